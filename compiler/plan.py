@@ -1,0 +1,192 @@
+"""`Plan` and its parts: what was cut, what crosses, how it travels, and what is proven of it.
+
+Built once by `slicewise.api`, written as plan.json, read by targets, tools and people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from slicewise.errors import BundleError
+from slicewise.graph import INPUT, OUTPUT
+from slicewise.limits import Limits
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """What is proven of the objective: `optimal` only when `lower_bound` was reached.
+
+    `gap` is (value - lower_bound) / value, 0 for an optimal plan. `seconds` is the solver's time.
+    """
+
+    status: Literal["optimal", "bounded"]
+    lower_bound: int
+    gap: float
+    method: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the target's profile predicts for one request; None where it was not computed."""
+
+    latency_ms: float | None = None
+    cold_latency_ms: float | None = None
+    cost_per_million_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The original model: its class name, number of parameters, and bytes of its weights."""
+
+    name: str
+    parameters: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dim:
+    """A dynamic dimension: the values it may take, and the one that the example inputs have."""
+
+    name: str
+    min: int
+    max: int
+    example: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """A tensor of the request or the reply; dynamic dimensions are expressions over `Dim` names."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting."""
+
+    name: str
+    stage: int
+    ops: tuple[str, ...]
+    weight_bytes: int
+    peak_memory_bytes: int
+    memory_mb: int
+    package_bytes: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    onnx: str
+    shard: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """One tensor from its producing slice to one consumer; `@input` and `@output` are the caller.
+
+    `bytes` counts at the example's sizes.
+    """
+
+    tensor: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    bytes: int
+    producer: str
+    consumer: str
+    transport: str
+    reason: str
+
+    @property
+    def crosses(self) -> bool:
+        """Whether both ends are slices, so that its bytes count in the objective."""
+        return self.producer != INPUT and self.consumer != OUTPUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Slices, edges, transports, memory sizes, prediction and certificate of one compiled model.
+
+    `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
+    the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions.
+    """
+
+    model: ModelInfo
+    target: str
+    objective: str
+    limits: Limits
+    slices: tuple[Slice, ...]
+    edges: tuple[Edge, ...]
+    certificate: Certificate
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    dims: tuple[Dim, ...] = ()
+    input_structure: Any = None
+    output_structure: Any = None
+    prediction: Prediction = field(default_factory=Prediction)
+
+    @property
+    def cross_slice_bytes(self) -> int:
+        """Sum of bytes over the edges whose producer and consumer are both slices."""
+        return sum(edge.bytes for edge in self.edges if edge.crosses)
+
+    @property
+    def stages(self) -> tuple[tuple[Slice, ...], ...]:
+        """The slices by stage; those of one stage do not depend on each other."""
+        count = 1 + max((part.stage for part in self.slices), default=-1)
+        return tuple(tuple(s for s in self.slices if s.stage == index) for index in range(count))
+
+    def to_json(self) -> str:
+        """plan.json: `from_json` rebuilds an equal plan."""
+        data = asdict(self)
+        ordered = {
+            "schema": SCHEMA,
+            **{key: data.pop(key) for key in ("model", "target", "objective", "limits")},
+            "cross_slice_bytes": self.cross_slice_bytes,
+            **{key: data.pop(key) for key in ("certificate", "prediction", "slices", "edges")},
+            **data,
+        }
+        return json.dumps(ordered, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """The plan that `to_json` wrote. Raises `BundleError` for anything else."""
+        try:
+            data = json.loads(text)
+            if data["schema"] != SCHEMA:
+                raise BundleError(
+                    f"plan.json has schema {data['schema']!r}, this slicewise reads {SCHEMA}. "
+                    "Compile the model again."
+                )
+            return Plan(
+                model=ModelInfo(**data["model"]),
+                target=data["target"],
+                objective=data["objective"],
+                limits=Limits(**data["limits"]),
+                slices=tuple(Slice(**_tuples(part)) for part in data["slices"]),
+                edges=tuple(Edge(**_tuples(edge)) for edge in data["edges"]),
+                certificate=Certificate(**data["certificate"]),
+                inputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["inputs"]),
+                outputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["outputs"]),
+                dims=tuple(Dim(**dim) for dim in data["dims"]),
+                input_structure=data["input_structure"],
+                output_structure=data["output_structure"],
+                prediction=Prediction(**data["prediction"]),
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise BundleError(
+                f"plan.json cannot be read: {error!r}. Compile the model again."
+            ) from error
+
+    def __str__(self) -> str:
+        from slicewise.report import plan_text
+
+        return plan_text(self)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}

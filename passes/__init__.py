@@ -1,0 +1,1 @@
+"""Passes: OpGraph in, OpGraph or Plan out. One file a pass."""

@@ -1,0 +1,1 @@
+"""AWS Lambda: profile, bundles, runtime and the local platform."""

@@ -1,0 +1,22 @@
+"""`Function`: one Lambda function of a bundle, as the local platform and deployment see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function's package and settings, in the terms of Lambda's CreateFunction.
+
+    `package` is the unpacked package directory, `handler` is "module.function" inside it.
+    """
+
+    name: str
+    package: Path
+    handler: str
+    memory_mb: int
+    timeout_s: int = 60
+    environment: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Lambda and S3 on this machine: the real protocols, the real limits."""

@@ -1,0 +1,1 @@
+"""What ships inside every function; imports the standard library, numpy, onnxruntime, boto3."""

@@ -1,0 +1,79 @@
+"""slicewise compiles a trained PyTorch model into slices that each fit an AWS Lambda function.
+
+    compiled = slicewise.compile(model, example_inputs, target="lambda")
+    print(compiled.plan)
+    compiled.save("bundle/")
+    with slicewise.serve("bundle/") as endpoint:
+        y = endpoint(x)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from slicewise.errors import (
+    BundleError,
+    CaptureError,
+    GraphError,
+    InfeasibleError,
+    LimitsError,
+    RequestError,
+    SliceFailure,
+    SlicewiseError,
+    TargetError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from slicewise.api import Bundle, Compiled, compile, load, serve  # noqa: A004
+    from slicewise.graph import OpGraph
+    from slicewise.limits import Limits
+    from slicewise.plan import Certificate, Edge, Plan, Slice
+
+# Imported at first use: torch alone takes seconds, and `slicewise --help` needs none of it.
+_LAZY = {
+    "Bundle": "slicewise.api",
+    "Compiled": "slicewise.api",
+    "compile": "slicewise.api",
+    "load": "slicewise.api",
+    "serve": "slicewise.api",
+    "OpGraph": "slicewise.graph",
+    "Limits": "slicewise.limits",
+    "Certificate": "slicewise.plan",
+    "Edge": "slicewise.plan",
+    "Plan": "slicewise.plan",
+    "Slice": "slicewise.plan",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CaptureError",
+    "Certificate",
+    "Compiled",
+    "Edge",
+    "GraphError",
+    "InfeasibleError",
+    "Limits",
+    "LimitsError",
+    "OpGraph",
+    "Plan",
+    "RequestError",
+    "Slice",
+    "SliceFailure",
+    "SlicewiseError",
+    "TargetError",
+    "VerificationError",
+    "compile",
+    "load",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'slicewise' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

@@ -45,8 +45,11 @@ class Overheads:
 
     `memory_bytes`: interpreter and libraries. `package_bytes`: runtime and handler in the package.
     `edge_factor`: bytes of buffers per byte of a tensor that the function receives or sends.
+    `max_edge_bytes`: the most bytes that a slice may receive, and likewise send, in all (for plans
+    whose only transport is the payload); None for no bound.
     """
 
     memory_bytes: int = 0
     package_bytes: int = 0
     edge_factor: float = 0.0
+    max_edge_bytes: int | None = None

@@ -61,11 +61,26 @@ class Dim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """A tensor of the request or the reply; dynamic dimensions are expressions over `Dim` names."""
+    """A tensor of the request or the reply; dynamic dimensions are expressions over `Dim` names.
+
+    `name` is what the caller sees, `tensor` what the graph and the edges call it.
+    """
 
     name: str
+    tensor: str
     dtype: str
     shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportRule:
+    """How transports are chosen, also at run time by actual sizes: the payload for a tensor of at
+    most `threshold_bytes` while the message stays below `payload_bytes`, else the next transport.
+    """
+
+    transports: tuple[str, ...]
+    threshold_bytes: int
+    payload_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +137,7 @@ class Plan:
     slices: tuple[Slice, ...]
     edges: tuple[Edge, ...]
     certificate: Certificate
+    transport_rule: TransportRule
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     dims: tuple[Dim, ...] = ()
@@ -170,6 +186,7 @@ class Plan:
                 slices=tuple(Slice(**_tuples(part)) for part in data["slices"]),
                 edges=tuple(Edge(**_tuples(edge)) for edge in data["edges"]),
                 certificate=Certificate(**data["certificate"]),
+                transport_rule=TransportRule(**_tuples(data["transport_rule"])),
                 inputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["inputs"]),
                 outputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["outputs"]),
                 dims=tuple(Dim(**dim) for dim in data["dims"]),

@@ -1,1 +1,7 @@
 """Lambda and S3 on this machine: the real protocols, the real limits."""
+
+from .cgroup import Enforcement
+from .platform import Platform
+from .reports import Report
+
+__all__ = ["Enforcement", "Platform", "Report"]

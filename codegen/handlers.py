@@ -1,0 +1,92 @@
+"""Handlers: the source text of each function, short enough to read, with every edge and its reason."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from slicewise.plan import Edge, Plan, Slice
+from slicewise.target import Handlers
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("slicewise.codegen"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - Python source, every value goes through repr()
+    )
+    environment.filters["repr"] = repr
+    return environment
+
+
+def render(plan: Plan) -> Handlers:
+    """The handlers of a plan; equal plans give equal texts."""
+    plan_id = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
+    shared = {"plan": plan, "plan_id": plan_id, "version": version("slicewise")}
+    slice_template = _templates().get_template("slice_handler.py.jinja")
+    return Handlers(
+        plan_id=plan_id,
+        slices={
+            part.name: slice_template.render(
+                **shared,
+                part=part,
+                inputs=[edge for edge in plan.edges if edge.consumer == part.name],
+                outputs=_sent(plan, part),
+                rule=plan.transport_rule,
+            )
+            for part in plan.slices
+        },
+        coordinator=_templates().get_template("coordinator_handler.py.jinja").render(**shared),
+        manifest=_manifest(plan, plan_id),
+    )
+
+
+def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
+    """What the coordinator reads, ready for JSON."""
+    rule = plan.transport_rule
+    return {
+        "id": plan_id,
+        "inputs": [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+            for spec in plan.inputs
+        ],
+        "outputs": [{"name": spec.name, "tensor": spec.tensor} for spec in plan.outputs],
+        "dims": [{"name": dim.name, "min": dim.min, "max": dim.max} for dim in plan.dims],
+        "rule": {
+            "transports": list(rule.transports),
+            "threshold_bytes": rule.threshold_bytes,
+            "payload_bytes": rule.payload_bytes,
+        },
+        "stages": [
+            [
+                {"name": part.name, "stage": part.stage, "inputs": list(part.inputs)}
+                for part in stage
+            ]
+            for stage in plan.stages
+        ],
+    }
+
+
+def _sent(plan: Plan, part: Slice) -> list[Edge]:
+    """One edge per tensor that leaves, in the order of the slice's outputs; all readers share it."""
+    by_tensor: dict[str, list[Edge]] = {name: [] for name in part.outputs}
+    for edge in plan.edges:
+        if edge.producer == part.name:
+            by_tensor[edge.tensor].append(edge)
+    merged = []
+    for edges in by_tensor.values():
+        readers = ", ".join(dict.fromkeys(edge.consumer for edge in edges))
+        merged.append(replace(edges[0], consumer=readers))
+    return merged

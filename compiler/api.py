@@ -1,0 +1,276 @@
+"""The public API. `compile` is the pipeline, one call a stage:
+
+    limits     what one slice may take, completed by the target; refused before any work
+    capture    torch.export -> a torch.fx program; never touches the model
+    convert    one conversion of the whole program to ONNX, in core ops
+    analyse    program -> OpGraph and the signature of a request; from here on no torch
+    partition  OpGraph -> slices with the fewest crossing bytes, and the certificate of it
+    place      slices -> stages, edges with their transports, memory sizes: the plan
+    carve      the one ONNX model -> one model per slice
+    verify     slices against the original model, on two inputs
+
+Converting before cutting has a price: an infeasible request is refused only after the conversion. It
+buys that the ops that are cut are exactly the ops that run, from one decomposition instead of two.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slicewise import targets
+from slicewise.errors import BundleError, LimitsError
+from slicewise.graph import OpGraph
+from slicewise.limits import Limits
+from slicewise.plan import ModelInfo, Plan
+from slicewise.progress import steps
+from slicewise.structure import bind, build, leaves
+from slicewise.target import Endpoint
+from slicewise.verify import Difference, Runner, check, compare, second_input
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from slicewise.capture import Captured
+
+
+def compile(  # noqa: A001 - the verb users expect; it shadows the builtin only inside this package
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    target: str = "lambda",
+    objective: str = "bytes",
+    limits: Limits | None = None,
+    goal: None = None,
+    dynamic_shapes: Any = None,
+    transports: Sequence[str] | None = None,
+    tolerance: float | None = None,
+    verify: bool = True,
+    time_limit_s: float = 60.0,
+    progress: bool | None = None,
+) -> Compiled:
+    """Compile a trained model into slices that each fit one function of the target.
+
+    `model` is an `nn.Module` in eval mode, an `ExportedProgram` or an `fx.GraphModule`.
+    `example_inputs`: a tuple, a dict of keyword arguments, or None for the model's `dummy_inputs`.
+    `limits` overrides the target's limits downwards. `dynamic_shapes` is torch.export's; a dimension
+    without a maximum may not exceed the example's. `transports` restricts how tensors travel.
+    `tolerance` is the largest difference to the original model, relative to the output's largest
+    magnitude (default 1e-4 for float32). `time_limit_s` bounds the search for the best cut.
+
+    Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
+    """
+    chosen_target = targets.load(target)
+    full_limits = chosen_target.resolve_limits(limits)
+    rule = chosen_target.transport_rule(full_limits, tuple(transports) if transports else None)
+    if objective != "bytes" or goal is not None:
+        raise LimitsError(
+            f"objective={objective!r}, goal={goal!r}: this version minimises 'bytes' only."
+        )
+
+    step = steps(progress)
+    with step("loading PyTorch"):
+        from slicewise.analyse import analyse
+        from slicewise.capture import capture
+        from slicewise.codegen.carve import carve
+        from slicewise.codegen.convert import convert
+        from slicewise.passes import partition
+        from slicewise.passes.place import place
+    with step("capturing the model"):
+        captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
+    with step("converting to ONNX"):
+        converted = convert(captured.program)
+    graph, signature = analyse(
+        converted.program,
+        name=captured.name,
+        aliases=converted.aliases,
+        dim_names=captured.dim_names,
+    )
+    with step(f"choosing the cut of {len(graph.ops)} ops"):
+        parts = partition(
+            graph,
+            full_limits,
+            overheads=chosen_target.overheads(rule),
+            time_limit_s=time_limit_s,
+        )
+    slices, edges = place(
+        graph, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
+    )
+    plan = Plan(
+        model=_model_info(captured, graph),
+        target=target,
+        objective=objective,
+        limits=full_limits,
+        slices=slices,
+        edges=edges,
+        certificate=parts.certificate,
+        transport_rule=rule,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        dims=signature.dims,
+        input_structure=signature.input_structure,
+        output_structure=signature.output_structure,
+    )
+    workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
+    with step(f"writing {len(slices)} slices"):
+        carve(converted, slices, Path(workspace.name))
+    compiled = Compiled(
+        plan=plan, graph=graph, notes=captured.notes, _captured=captured, _workspace=workspace
+    )
+    if verify:
+        with step("verifying against the original model"):
+            check(compiled.verify(tolerance=tolerance))
+    return compiled
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compiled:
+    """A compiled model: the plan, the graph it was made from, and the slices' ONNX files.
+
+    `notes` tell what the user should know, such as why a fallback was needed.
+    """
+
+    plan: Plan
+    graph: OpGraph
+    notes: tuple[str, ...] = ()
+    _captured: Captured = field(repr=False)
+    _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of all slices, run one after the other in this process, for checking."""
+        feeds = {
+            name: _to_numpy(value)
+            for name, value in bind(self.plan.input_structure, args, kwargs).items()
+        }
+        arrays = self._runner().run(feeds)
+        dtypes = {spec.name: spec.dtype for spec in self.plan.outputs}
+        return build(
+            self.plan.output_structure,
+            {name: _to_torch(array, dtypes[name]) for name, array in arrays.items()},
+        )
+
+    def verify(self, *, tolerance: float | None = None) -> tuple[Difference, ...]:
+        """Compare the slices with the original model, per output.
+
+        On the example input and on a second one of other values (and sizes, where dynamic).
+        """
+        captured = self._captured
+        example = {
+            name: _to_numpy(value)
+            for name, value in bind(
+                self.plan.input_structure, captured.args, captured.kwargs
+            ).items()
+        }
+        other = second_input(self.plan, example)
+        return compare(self.plan, self._runner(), self._original, [example, other], tolerance)
+
+    def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
+        """Write the bundle: everything that deploys. Replaces an earlier bundle of ours, nothing else."""
+        from slicewise.codegen.handlers import render
+
+        destination = Path(directory)
+        if destination.exists() and any(destination.iterdir()):
+            if not (overwrite and (destination / "plan.json").exists()):
+                raise BundleError(
+                    f"{destination} exists and is no bundle; choose an empty or a new directory."
+                )
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
+        building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+        try:
+            targets.load(self.plan.target).write_bundle(
+                self.plan, render(self.plan), Path(self._workspace.name), building
+            )
+            if destination.exists():
+                shutil.rmtree(destination)
+            building.chmod(0o755)
+            building.rename(destination)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        return load(destination)
+
+    def _runner(self) -> Runner:
+        return Runner(self.plan, Path(self._workspace.name))
+
+    def _original(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The original model's outputs, by output name."""
+        import torch
+
+        structure = self.plan.input_structure
+        dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
+        tensors = {name: _to_torch(array, dtypes[name]) for name, array in feeds.items()}
+        values = [build(child, tensors) for child in structure["children"]]
+        captured = self._captured
+        count = len(captured.args)
+        kwargs = dict(zip(structure["keys"][count:], values[count:], strict=True))
+        with torch.no_grad():
+            result = captured.call(*values[:count], **kwargs)
+        names = [leaf for leaf in leaves(self.plan.output_structure)]
+        flat = torch.utils._pytree.tree_leaves(result)
+        return {
+            leaf["tensor"]: _to_numpy(value)
+            for leaf, value in zip(names, flat, strict=True)
+            if "tensor" in leaf
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk: what `Compiled.save` wrote and `load` read."""
+
+    directory: Path
+    plan: Plan
+
+    def serve(self, **options: Any) -> Endpoint:
+        """See `slicewise.serve`."""
+        return targets.load(self.plan.target).serve(self.directory, self.plan, **options)
+
+
+def load(directory: str | Path) -> Bundle:
+    """The bundle in a directory. Raises `BundleError`."""
+    path = Path(directory)
+    plan_file = path / "plan.json"
+    if not plan_file.is_file():
+        raise BundleError(f"{path} holds no plan.json; is it a bundle that Compiled.save() wrote?")
+    return Bundle(directory=path.resolve(), plan=Plan.from_json(plan_file.read_text()))
+
+
+def serve(directory: str | Path, **options: Any) -> Endpoint:
+    """Run a bundle on this machine; the result is callable and a context manager.
+
+    Options are the target's own, for Lambda: see `slicewise.targets.lambda.local.Platform`.
+    """
+    return load(directory).serve(**options)
+
+
+def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:
+    program = captured.program
+    return ModelInfo(
+        name=captured.name,
+        parameters=sum(parameter.numel() for parameter in program.parameters()),
+        weight_bytes=graph.weight_bytes,
+    )
+
+
+def _to_numpy(value: Any) -> np.ndarray:
+    """A tensor as a numpy array; bfloat16, which numpy lacks, as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        return np.asarray(value.numpy())
+    return np.asarray(value)
+
+
+def _to_torch(array: np.ndarray, dtype: str) -> Any:
+    import torch
+
+    return torch.from_numpy(np.array(array)).to(getattr(torch, dtype))

@@ -1,0 +1,217 @@
+"""The command line: compile, inspect, run, serve. Exit codes: 0 ok, 1 refused or failed, 2 usage."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slicewise.errors import SlicewiseError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def main() -> None:
+    """The console script: errors of ours become one message and exit code 1."""
+    try:
+        cli(standalone_mode=False)
+    except SlicewiseError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="slicewise")
+def cli() -> None:
+    """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
+
+
+@cli.command("compile")
+@click.argument("factory", metavar="MODULE:FACTORY")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
+@click.option("--target", default="lambda", show_default=True)
+@click.option("--memory-mb", type=int, help="Memory of each function.")
+@click.option("--package-mb", type=float, help="Unpacked size of each package.")
+@click.option("--weight-mb", type=float, help="Weights of each slice.")
+@click.option("--max-slices", type=int)
+@click.option("--transport", "transports", multiple=True, help="Allow only these transports.")
+@click.option("--tolerance", type=float, help="Largest relative difference to the model.")
+@click.option("--time-limit-s", type=float, default=60.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
+def compile_command(
+    factory: str,
+    output: Path,
+    target: str,
+    memory_mb: int | None,
+    package_mb: float | None,
+    weight_mb: float | None,
+    max_slices: int | None,
+    transports: tuple[str, ...],
+    tolerance: float | None,
+    time_limit_s: float,
+    as_json: bool,
+) -> None:
+    """Compile the model that MODULE:FACTORY returns and write the bundle.
+
+    FACTORY takes no arguments and returns the model, or (model, example_inputs), or (model,
+    example_inputs, dynamic_shapes). MODULE is importable, or the path of a .py file.
+    """
+    from slicewise.limits import Limits
+
+    limits = Limits(
+        memory_mb=memory_mb,
+        package_mb=package_mb,
+        weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
+        max_slices=max_slices,
+    )
+    made = _call_factory(factory)
+    model, example, dynamic = (made + (None, None))[:3] if isinstance(made, tuple) else (made, None, None)  # fmt: skip
+
+    from slicewise.api import compile as compile_model
+
+    compiled = compile_model(
+        model,
+        example,
+        target=target,
+        limits=limits,
+        dynamic_shapes=dynamic,
+        transports=transports or None,
+        tolerance=tolerance,
+        time_limit_s=time_limit_s,
+        progress=True,
+    )
+    bundle = compiled.save(output)
+    for note in compiled.notes:
+        click.echo(f"note: {note}", err=True)
+    if as_json:
+        click.echo(bundle.plan.to_json())
+        return
+    _print_plan(bundle.plan)
+    click.echo(f"\nWrote {output}. Next: slicewise serve {output}")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print plan.json.")
+def inspect(directory: Path, as_json: bool) -> None:
+    """Show the plan of a bundle."""
+    from slicewise.api import load
+
+    plan = load(directory).plan
+    if as_json:
+        click.echo(plan.to_json())
+    else:
+        _print_plan(plan)
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option(
+    "--input",
+    "input_file",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="An .npz file with one array per input.",
+)
+@click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
+@click.option("--json", "as_json", is_flag=True, help="Print outputs and trace as JSON.")
+def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -> None:
+    """Serve a bundle on this machine, send it one request, and stop it."""
+    import numpy as np
+
+    from slicewise.api import serve
+
+    try:
+        with np.load(input_file, allow_pickle=False) as archive:
+            inputs = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise click.BadParameter(f"cannot read {input_file}: {error}") from error
+    with serve(directory) as endpoint:
+        outputs = _named(endpoint(**inputs))
+        trace = getattr(endpoint, "client").last_trace  # noqa: B009 - Lambda's own attribute
+    if output is not None:
+        np.savez(output, **outputs)
+    if as_json:
+        values = {name: array.tolist() for name, array in outputs.items()}
+        click.echo(json.dumps({"outputs": values, "trace": trace}))
+        return
+    for name, array in outputs.items():
+        click.echo(f"{name}: {array.dtype}{list(array.shape)}")
+        click.echo(np.array2string(array, threshold=24, edgeitems=3, precision=5))
+    for part in trace.get("slices", ()):
+        click.echo(f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}")
+
+
+@cli.command("serve")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--port", type=int, default=0, help="Port of the Lambda API; 0 takes a free one.")
+def serve_command(directory: Path, port: int) -> None:
+    """Run a bundle on this machine until Ctrl-C."""
+    from slicewise.api import serve
+
+    with serve(directory, port=port) as endpoint:
+        url, function = endpoint.url, endpoint.function  # type: ignore[attr-defined]
+        click.echo(f"Lambda API at {url}, entry function {function}. Ctrl-C stops it.\n")
+        click.echo("aws lambda invoke --function-name " + function + " --endpoint-url " + url
+                   + " --cli-binary-format raw-in-base64-out --payload file://request.json reply.json")  # fmt: skip
+        try:
+            import threading
+
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            click.echo("stopping")
+
+
+def _call_factory(factory: str) -> Any:
+    module_name, separator, name = factory.rpartition(":")
+    if not separator:
+        raise click.BadParameter(f"{factory!r} is not MODULE:FACTORY")
+    try:
+        if module_name.endswith(".py"):
+            import importlib.util
+
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(module_name)
+        function = getattr(module, name)
+    except (ImportError, OSError, AttributeError) as error:
+        raise click.BadParameter(f"cannot load {factory}: {error}") from error
+    return function()
+
+
+def _print_plan(plan: Any) -> None:
+    from slicewise.report import plan_text
+
+    click.echo(plan_text(plan, color=sys.stdout.isatty()))
+
+
+def _named(value: Any, path: str = "") -> dict[str, np.ndarray]:
+    """Arrays of a nested output by their paths."""
+    import numpy as np
+
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (tuple, list)):
+        items = ((f"output_{i}" if not path else str(i), item) for i, item in enumerate(value))  # type: ignore[assignment]
+    elif value is None:
+        return {}
+    else:
+        return {path or "output": np.asarray(value)}
+    found = {}
+    for key, item in items:
+        found |= _named(item, f"{path}.{key}" if path else str(key))
+    return found

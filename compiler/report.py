@@ -1,0 +1,110 @@
+"""A plan as text: what was cut, what crosses, how it travels, what is proven. Fits 100 columns."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from slicewise.graph import INPUT, OUTPUT
+from slicewise.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WIDTH = 100
+
+
+def plan_text(plan: Plan, *, color: bool = False, width: int = WIDTH) -> str:
+    """The plan as a text of tables."""
+    from rich.console import Console
+
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=color, color_system="auto" if color else None,
+        highlight=False, legacy_windows=False,
+    )  # fmt: skip
+    print_plan(plan, console)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Print the plan to a rich console."""
+    for part in _plan_parts(plan):
+        console.print(part)
+
+
+def megabytes(size: int) -> str:
+    """Bytes for people: 1 MB is 1,048,576 bytes, as Lambda counts."""
+    if size < 1024:
+        return f"{size} B"
+    if size < 1024 * 1024:
+        return f"{size / 1024:.1f} KB"
+    return f"{size / 1024 / 1024:.1f} MB"
+
+
+def _plan_parts(plan: Plan) -> list[RenderableType]:
+    from rich.table import Table
+
+    model, limits, proof = plan.model, plan.limits, plan.certificate
+    count = len(plan.slices)
+    title = (
+        f"[bold]{model.name}[/]: {model.parameters:,} parameters, {megabytes(model.weight_bytes)} of "
+        f"weights, in {count} slice{'s' * (count != 1)} for {plan.target}"
+    )
+    bounds = [f"{limits.memory_mb:,} MB of memory" if limits.memory_mb else ""]
+    bounds += [f"{limits.package_mb:g} MB of package" if limits.package_mb else ""]
+    bounds += [f"{megabytes(limits.weight_bytes)} of weights" if limits.weight_bytes else ""]
+    bounds += [f"at most {limits.max_slices} slices" if limits.max_slices else ""]
+
+    slices = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("slice", "ops", "stage", "weights", "peak memory", "function", "package", "modules"):
+        right = name not in ("slice", "modules")
+        slices.add_column(name, justify="right" if right else "left", no_wrap=name != "modules")
+    for part in plan.slices:
+        slices.add_row(
+            part.name,
+            str(len(part.ops)),
+            str(part.stage),
+            megabytes(part.weight_bytes),
+            megabytes(part.peak_memory_bytes),
+            f"{part.memory_mb:,} MB",
+            megabytes(part.package_bytes),
+            f"{part.ops[0]} … {part.ops[-1]}" if len(part.ops) > 1 else part.ops[0],
+        )
+
+    edges = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("tensor", "shape", "bytes", "from", "to", "transport", "why"):
+        edges.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
+    for edge in plan.edges:
+        edges.add_row(
+            edge.tensor,
+            f"{edge.dtype}[{', '.join(map(str, edge.shape))}]",
+            f"{edge.bytes:,}",
+            "request" if edge.producer == INPUT else edge.producer,
+            "reply" if edge.consumer == OUTPUT else edge.consumer,
+            edge.transport,
+            edge.reason.split(", ", 1)[-1],
+            style=None if edge.crosses else "dim",
+        )
+
+    total = f"{plan.cross_slice_bytes:,} bytes cross between slices"
+    if proof.status == "optimal":
+        verdict = (
+            f"[green]{total}: proven minimal[/] under these limits "
+            f"({proof.method}, {proof.seconds:.1f} s)"
+        )
+    else:
+        verdict = (
+            f"[yellow]{total}[/]; at least {proof.lower_bound:,} must (gap {proof.gap:.1%}, "
+            f"{proof.method}, {proof.seconds:.1f} s)"
+        )
+    return [
+        title,
+        f"Each slice within {', '.join(b for b in bounds if b)}.",
+        "",
+        slices,
+        "",
+        edges,
+        "",
+        verdict,
+    ]

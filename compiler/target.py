@@ -1,0 +1,79 @@
+"""What the compiler asks of a target, as protocols; `slicewise.targets.load` finds the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from slicewise.limits import Limits, Overheads
+from slicewise.plan import Plan, TransportRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handlers:
+    """Generated code of one plan: a source text per slice, the coordinator's, and what it reads.
+
+    `plan_id` names the plan in every message, so that functions of two plans never mix.
+    """
+
+    plan_id: str
+    slices: Mapping[str, str]
+    coordinator: str
+    manifest: Mapping[str, Any]
+
+
+class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
+    """A running bundle: call it with the model's own arguments."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for these inputs, in the model's own structure."""
+        ...
+
+    def close(self) -> None:
+        """Stop it."""
+        ...
+
+
+class Target(Protocol):
+    """What the compiler asks a target; everything else about a platform stays behind it."""
+
+    @property
+    def name(self) -> str:
+        """The name that `targets.load` knows it by."""
+        ...
+
+    def resolve_limits(self, limits: Limits | None) -> Limits:
+        """The user's limits completed by the platform's. Raises `LimitsError`."""
+        ...
+
+    def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
+        """The rule for the allowed transports (None: all). Raises `LimitsError`."""
+        ...
+
+    def overheads(self, rule: TransportRule) -> Overheads:
+        """What a function holds besides its slice."""
+        ...
+
+    def choose_transports(
+        self, sizes: Mapping[str, int], rule: TransportRule, inline_first: frozenset[str]
+    ) -> Mapping[str, tuple[str, str]]:
+        """(transport, reason) of every tensor of one message. Raises `InfeasibleError`.
+
+        `inline_first` names tensors of the request or the reply: inline whenever they fit.
+        """
+        ...
+
+    def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:
+        """The memory setting of a function that needs `needed_bytes`."""
+        ...
+
+    def write_bundle(self, plan: Plan, handlers: Handlers, slices: Path, directory: Path) -> None:
+        """Write everything that deploys; `slices` holds one folder of ONNX files per slice."""
+        ...
+
+    def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
+        """Run a bundle on this machine."""
+        ...

@@ -1,0 +1,170 @@
+"""Verify: the slices, run one after the other in this process, against the original model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slicewise.errors import VerificationError
+from slicewise.plan import Plan, Slice
+
+# Largest difference allowed, relative to the largest magnitude of the output. The exporter and ONNX
+# Runtime reorder sums, so each is some hundred times the type's rounding error.
+TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Largest difference of one output to the original model over all inputs that were tried.
+
+    `relative` is the absolute one divided by the output's largest magnitude.
+    """
+
+    output: str
+    absolute: float
+    relative: float
+    tolerance: float
+
+    @property
+    def within(self) -> bool:
+        """Whether it is small enough."""
+        return self.relative <= self.tolerance
+
+
+class Runner:
+    """All slices of a plan as ONNX Runtime sessions in this process."""
+
+    def __init__(self, plan: Plan, directory: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Each session runs a few times; packing its weights would take longer than it saves.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        self._plan = plan
+        self._sessions = {
+            part.name: onnxruntime.InferenceSession(
+                str(directory / part.name / "model.onnx"), options, ["CPUExecutionProvider"]
+            )
+            for part in plan.slices
+        }
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Output tensors by name for input tensors by name. Raises `VerificationError`."""
+        held = dict(feeds)
+        for part in self._plan.slices:
+            session = self._sessions[part.name]
+            try:
+                results = session.run(
+                    list(part.outputs), {name: held[name] for name in part.inputs}
+                )
+            except Exception as error:
+                raise VerificationError(
+                    f"{part.name} does not run in ONNX Runtime: {error}\n{_ops_of(part)}"
+                ) from error
+            held.update(zip(part.outputs, results, strict=True))
+        return {spec.name: held[spec.tensor] for spec in self._plan.outputs}
+
+
+def compare(
+    plan: Plan,
+    runner: Runner,
+    original: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    tolerance: float | None = None,
+) -> tuple[Difference, ...]:
+    """The largest difference per output over all `inputs`.
+
+    `original` runs the model itself. NaN and infinity must stand in the same places, whole numbers
+    and booleans must be equal; otherwise the difference is infinite.
+    """
+    worst: dict[str, Difference] = {}
+    for feeds in inputs:
+        expected, found = original(feeds), runner.run(feeds)
+        for spec in plan.outputs:
+            allowed = tolerance if tolerance is not None else TOLERANCE.get(spec.dtype, 0.0)
+            absolute, relative = difference(expected[spec.name], found[spec.name])
+            before = worst.get(spec.name)
+            if before is None or relative >= before.relative:
+                worst[spec.name] = Difference(
+                    output=spec.name, absolute=absolute, relative=relative, tolerance=allowed
+                )
+    return tuple(worst.values())
+
+
+def difference(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:
+    """(largest absolute, that relative to the largest expected magnitude) difference."""
+    if expected.shape != found.shape:
+        return np.inf, np.inf
+    if expected.size == 0:
+        return 0.0, 0.0
+    if expected.dtype.kind in "biu":
+        same = np.array_equal(expected, found)
+        return (0.0, 0.0) if same else (np.inf, np.inf)
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
+        return np.inf, np.inf
+    if not finite.any():
+        return 0.0, 0.0
+    absolute = float(np.abs(a[finite] - b[finite]).max())
+    scale = float(np.abs(a[finite]).max())
+    return absolute, absolute / scale if scale > 0 else absolute
+
+
+def check(differences: Sequence[Difference]) -> None:
+    """Raise `VerificationError` naming the outputs that differ too much."""
+    bad = [d for d in differences if not d.within]
+    if bad:
+        lines = "\n".join(
+            f"  {d.output}: relative {d.relative:.2e}, absolute {d.absolute:.2e}, "
+            f"allowed {d.tolerance:.0e} relative"
+            for d in bad
+        )
+        raise VerificationError(
+            f"the slices do not compute what the model computes:\n{lines}\n"
+            "If the model is known to be this sensitive, compile with a larger tolerance=...; "
+            "otherwise please report it with the model's graph (Compiled.graph.to_json())."
+        )
+
+
+def second_input(
+    plan: Plan, example: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Inputs that differ from the example in values and, where dimensions are dynamic, in sizes.
+
+    Numbers are drawn like the example's: normal with its mean and deviation, or its own values where
+    they are whole numbers (indices and masks stay valid).
+    """
+    generator = np.random.default_rng(seed)
+    sizes = {
+        dim.name: dim.example + 1 if dim.example < dim.max else max(dim.min, dim.example - 1)
+        for dim in plan.dims
+    }
+    made = {}
+    for spec in plan.inputs:
+        array = example[spec.name]
+        shape = tuple(
+            sizes.get(size, old) if isinstance(size, str) else size
+            for size, old in zip(spec.shape, array.shape, strict=True)
+        )
+        if array.dtype.kind == "f":
+            values = array.astype(np.float64)
+            made[spec.name] = generator.normal(
+                values.mean() if values.size else 0.0, (values.std() if values.size else 0) + 0.1, shape
+            ).astype(array.dtype)
+        elif array.size:
+            made[spec.name] = generator.choice(array.reshape(-1), shape)
+        else:
+            made[spec.name] = np.zeros(shape, array.dtype)
+    return made
+
+
+def _ops_of(part: Slice) -> str:
+    return f"Its ops: {', '.join(part.ops[:8])}{', ...' if len(part.ops) > 8 else ''}."

@@ -1,0 +1,228 @@
+"""The truth about slices: what a set of ops holds, receives and sends, and whether that is allowed.
+
+Everything here counts exactly as `slicewise.passes.partition` promises; the fast models are checked
+against it, and no plan is returned that it refuses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from slicewise.graph import OpGraph
+from slicewise.limits import MB, Limits, Overheads
+from slicewise.passes.partitioning.problem import Load, Net, Problem
+
+
+@dataclass(frozen=True)
+class Ground:
+    """An `OpGraph` and its limits as integers. Tensors and ops are numbered in graph order.
+
+    `size` and `cost` of a tensor are its largest and its example bytes, `producer` is -1 for the
+    request's tensors, `root[t]` is the tensor whose memory t shares (t itself unless an op's view),
+    `last[r]` the last op that reads r or a view of it.
+    """
+
+    graph: OpGraph
+    limits: Limits
+    overheads: Overheads
+    size: tuple[int, ...]
+    cost: tuple[int, ...]
+    producer: tuple[int, ...]
+    readers: tuple[tuple[int, ...], ...]
+    leaves: tuple[bool, ...]
+    root: tuple[int, ...]
+    last: tuple[int, ...]
+    reads: tuple[tuple[int, ...], ...]
+    makes: tuple[tuple[int, ...], ...]
+    scratch: tuple[int, ...]
+    uses: tuple[tuple[int, ...], ...]
+    weight_bytes: tuple[int, ...]
+    weight_memory: tuple[int, ...]
+
+    @property
+    def weight_cap(self) -> int | None:
+        """The most bytes of weights that a slice may hold: the tighter of two limits."""
+        caps = [self.limits.weight_bytes] if self.limits.weight_bytes is not None else []
+        if self.limits.package_mb is not None:
+            caps.append(math.floor(self.limits.package_mb * MB) - self.overheads.package_bytes)
+        return min(caps, default=None)
+
+    @cached_property
+    def edge_factor(self) -> Fraction:
+        """The overheads' factor as the fraction that its digits say."""
+        return Fraction(str(self.overheads.edge_factor)).limit_denominator(1_000_000)
+
+    @property
+    def memory_cap(self) -> int | None:
+        """What the memory limit leaves for a slice after the function's own overhead."""
+        if self.limits.memory_mb is None:
+            return None
+        return self.limits.memory_mb * MB - self.overheads.memory_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What one slice holds, receives and sends."""
+
+    weight_bytes: int
+    weight_memory: int
+    peak: int
+    buffers: int
+    received: int
+    sent: int
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory beyond the function's own overhead."""
+        return self.weight_memory + self.peak + self.buffers
+
+
+def ground(graph: OpGraph, limits: Limits, overheads: Overheads) -> Ground:
+    """Number the parts of `graph`."""
+    tensor_id = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
+    weight_id = {weight.name: index for index, weight in enumerate(graph.weights)}
+    producer = [-1] * len(graph.tensors)
+    readers: list[list[int]] = [[] for _ in graph.tensors]
+    root = list(range(len(graph.tensors)))
+    last = [-1] * len(graph.tensors)
+    reads, makes = [], []
+    for index, op in enumerate(graph.ops):
+        inputs = tuple(dict.fromkeys(tensor_id[name] for name in op.inputs))
+        outputs = tuple(dict.fromkeys(tensor_id[name] for name in op.outputs))
+        reads.append(inputs)
+        makes.append(outputs)
+        for tensor in inputs:
+            readers[tensor].append(index)
+        for position, tensor in enumerate(outputs):
+            producer[tensor] = index
+            if op.is_view and position == 0 and inputs:
+                root[tensor] = root[inputs[0]]
+            last[tensor] = index
+        for tensor in (*inputs, *outputs):
+            last[root[tensor]] = max(last[root[tensor]], index)
+    wanted = {tensor_id[name] for name in graph.outputs}
+    return Ground(
+        graph=graph,
+        limits=limits,
+        overheads=overheads,
+        size=tuple(tensor.max_bytes for tensor in graph.tensors),
+        cost=tuple(tensor.bytes for tensor in graph.tensors),
+        producer=tuple(producer),
+        readers=tuple(map(tuple, readers)),
+        leaves=tuple(index in wanted for index in range(len(graph.tensors))),
+        root=tuple(root),
+        last=tuple(last),
+        reads=tuple(reads),
+        makes=tuple(makes),
+        scratch=tuple(op.memory_bytes for op in graph.ops),
+        uses=tuple(
+            tuple(dict.fromkeys(weight_id[name] for name in op.weights)) for op in graph.ops
+        ),
+        weight_bytes=tuple(weight.bytes for weight in graph.weights),
+        weight_memory=tuple(weight.memory_bytes for weight in graph.weights),
+    )
+
+
+def measure(base: Ground, members: Iterable[int]) -> Measure:
+    """What a slice of these ops holds, receives and sends; peak as `OpGraph.peak_activation_bytes`."""
+    order = sorted(members)
+    inside = set(order)
+    weights = {weight for op in order for weight in base.uses[op]}
+    inputs = tuple(
+        dict.fromkeys(t for op in order for t in base.reads[op] if base.producer[t] not in inside)
+    )
+    outputs = tuple(
+        t
+        for op in order
+        for t in base.makes[op]
+        if base.leaves[t] or any(reader not in inside for reader in base.readers[t])
+    )
+    received = sum(base.size[t] for t in inputs)
+    sent = sum(base.size[t] for t in outputs)
+    return Measure(
+        weight_bytes=sum(base.weight_bytes[w] for w in weights),
+        weight_memory=sum(base.weight_memory[w] for w in weights),
+        peak=_peak(base, order, received, outputs)[0],
+        buffers=math.ceil(base.edge_factor * (received + sent)),
+        received=received,
+        sent=sent,
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _peak(
+    base: Ground, order: list[int], received: int, outputs: tuple[int, ...]
+) -> tuple[int, int]:
+    """Peak of live bytes and the op that runs then. `order` must be convex.
+
+    Only non-views made here take new memory.
+    """
+    end = len(base.scratch)
+    kept = {base.root[t] for t in outputs}
+    freed: dict[int, int] = {}
+    live = received
+    peak, worst = received, order[0]
+    for op in order:
+        for t in base.makes[op]:
+            if base.root[t] == t:
+                live += base.size[t]
+                until = end if t in kept else base.last[t]
+                freed[until] = freed.get(until, 0) + base.size[t]
+        if live + base.scratch[op] > peak:
+            peak, worst = live + base.scratch[op], op
+        live -= freed.pop(op, 0)
+    return peak, worst
+
+
+def busiest(base: Ground, members: Iterable[int]) -> int:
+    """The op of a slice during which the most bytes are live."""
+    order = sorted(members)
+    found = measure(base, order)
+    return _peak(base, order, found.received, found.outputs)[1]
+
+
+def breaks(base: Ground, found: Measure) -> bool:
+    """Whether a slice that measures so exceeds a limit."""
+    caps = (
+        (found.weight_bytes, base.weight_cap),
+        (found.memory, base.memory_cap),
+        (found.received, base.overheads.max_edge_bytes),
+        (found.sent, base.overheads.max_edge_bytes),
+    )
+    return any(cap is not None and amount > cap for amount, cap in caps)
+
+
+def relaxation(base: Ground) -> Problem:
+    """The problem without liveness and buffers: one node an op, tensors and weights as sums."""
+    succs: list[dict[int, None]] = [{} for _ in base.reads]
+    merged: dict[tuple[int, tuple[int, ...]], int] = {}
+    for tensor, producer in enumerate(base.producer):
+        if producer < 0 or not base.readers[tensor]:
+            continue
+        succs[producer].update(dict.fromkeys(base.readers[tensor]))
+        key = (producer, base.readers[tensor])
+        merged[key] = merged.get(key, 0) + base.cost[tensor]
+    users: dict[int, list[int]] = {}
+    for op, weights in enumerate(base.uses):
+        for weight in weights:
+            users.setdefault(weight, []).append(op)
+    loads: dict[tuple[int, ...], tuple[int, int]] = {}
+    for weight, ops in users.items():
+        held, memory = loads.get(tuple(ops), (0, 0))
+        loads[tuple(ops)] = (held + base.weight_bytes[weight], memory + base.weight_memory[weight])
+    return Problem(
+        ops=tuple((op,) for op in range(len(base.reads))),
+        succs=tuple(map(tuple, succs)),
+        nets=tuple(Net(size, *key) for key, size in merged.items() if size),
+        loads=tuple(Load(*amounts, ops) for ops, amounts in loads.items() if any(amounts)),
+        weight_cap=base.weight_cap,
+        memory_cap=base.memory_cap,
+        max_slices=base.limits.max_slices,
+    )

@@ -1,0 +1,106 @@
+"""The bundle: a directory with one package per function, plan.json and functions.json.
+
+    plan.json                     what was decided, and why
+    functions.json                the functions: package, handler, memory, timeout
+    functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
+    functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from slicewise.errors import BundleError
+from slicewise.plan import Plan
+from slicewise.target import Handlers
+
+from .functions import Function
+from .profile import Profile
+
+COORDINATOR = "coordinator"
+_RUNTIME = Path(__file__).parent / "runtime"
+
+
+def write_bundle(
+    plan: Plan, handlers: Handlers, profile: Profile, slices: Path, directory: Path
+) -> None:
+    """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
+    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-") or "model"
+    names = {part.name: f"{prefix}-{part.name}" for part in plan.slices}
+    functions = directory / "functions"
+    for part in plan.slices:
+        package = functions / part.name
+        _start_package(package)
+        for file in sorted((slices / part.name).iterdir()):
+            _link_or_copy(file, package / file.name)
+        (package / "handler.py").write_text(handlers.slices[part.name])
+    package = functions / COORDINATOR
+    _start_package(package)
+    (package / "handler.py").write_text(handlers.coordinator)
+    manifest = {**handlers.manifest, "functions": names, "timeout_s": profile.timeout_s}
+    (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+    entries = [
+        {
+            "name": names[part.name],
+            "package": f"functions/{part.name}",
+            "handler": "handler.handler",
+            "memory_mb": part.memory_mb,
+            "timeout_s": profile.timeout_s,
+        }
+        for part in plan.slices
+    ]
+    entries.append(
+        {
+            "name": f"{prefix}-{COORDINATOR}",
+            "package": f"functions/{COORDINATOR}",
+            "handler": "handler.handler",
+            "memory_mb": profile.coordinator_memory_mb,
+            "timeout_s": min(900, profile.timeout_s * len(plan.stages)),
+        }
+    )
+    (directory / "functions.json").write_text(
+        json.dumps({"entry": f"{prefix}-{COORDINATOR}", "functions": entries}, indent=1)
+    )
+    (directory / "plan.json").write_text(plan.to_json())
+
+
+def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:
+    """The entry function's name and all functions of a bundle. Raises `BundleError`."""
+    try:
+        data = json.loads((directory / "functions.json").read_text())
+        functions = [
+            Function(
+                name=entry["name"],
+                package=directory / entry["package"],
+                handler=entry["handler"],
+                memory_mb=entry["memory_mb"],
+                timeout_s=entry["timeout_s"],
+                environment=environment,
+            )
+            for entry in data["functions"]
+        ]
+        return data["entry"], functions
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise BundleError(
+            f"{directory} is no complete bundle ({error!r}). Write it again with Compiled.save()."
+        ) from error
+
+
+def _start_package(package: Path) -> None:
+    package.mkdir(parents=True)
+    runtime = package / "slicewise_runtime"
+    runtime.mkdir()
+    for source in sorted(_RUNTIME.glob("*.py")):
+        shutil.copyfile(source, runtime / source.name)
+
+
+def _link_or_copy(source: Path, destination: Path) -> None:
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)

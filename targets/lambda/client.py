@@ -1,0 +1,120 @@
+"""The client of a deployed or locally served bundle: the model's arguments in, its output out."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import numpy as np
+
+from slicewise.errors import RequestError, SliceFailure
+from slicewise.plan import Plan
+from slicewise.structure import bind, build
+
+from .runtime.rule import Rule
+from .runtime.transport import Store, keys_of, receive, send
+
+
+class Client:
+    """Calls the coordinator function of one bundle through boto3.
+
+    Takes torch tensors or numpy arrays and answers in kind. `last_trace` tells where the time of the
+    latest call went (milliseconds).
+    """
+
+    def __init__(self, plan: Plan, function: str, lambda_client: Any, store: Store) -> None:
+        self.plan = plan
+        self.function = function
+        self.last_trace: dict[str, Any] = {}
+        self._lambda = lambda_client
+        self._store = store
+        rule = plan.transport_rule
+        self._rule = Rule(rule.transports, rule.threshold_bytes, rule.payload_bytes)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output. Raises `RequestError` or `SliceFailure`."""
+        given = bind(self.plan.input_structure, args, kwargs)
+        use_torch = any(type(value).__module__.startswith("torch") for value in given.values())
+        dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
+        arrays = {name: _to_numpy(name, value, dtypes[name]) for name, value in given.items()}
+        request_id = str(uuid.uuid4())
+        wire_dtypes = {name: _wire_dtype(array, dtypes[name]) for name, array in arrays.items()}
+        records = send(
+            arrays, wire_dtypes, request_id, self._rule, self._store, inline_first=arrays
+        )
+        try:
+            reply = self.invoke({"request_id": request_id, "inputs": records, "trace": True})
+        finally:
+            keys = keys_of(records)
+            if keys:
+                self._store.delete(keys)
+        outputs = self._outputs(reply, use_torch)
+        return build(self.plan.output_structure, outputs)
+
+    def invoke(self, request: Any) -> dict[str, Any]:
+        """Send a request in the wire format and return the reply of status 200."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self._lambda.invoke(
+                FunctionName=self.function, Payload=json.dumps(request).encode()
+            )
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            raise RequestError(f"the request was refused: {error}", status=status) from error
+        reply = json.loads(answer["Payload"].read())
+        if "FunctionError" in answer:
+            raise SliceFailure(
+                f"the coordinator failed: {reply.get('errorMessage', reply)}",
+                slice="coordinator",
+                request_id=answer["ResponseMetadata"].get("RequestId"),
+            )
+        if reply["status"] == 200:
+            self.last_trace = reply.get("trace", {})
+            return dict(reply)
+        error = reply["error"]
+        if reply["status"] < 500:
+            raise RequestError(error["message"], status=reply["status"], field=error.get("field"))
+        raise SliceFailure(
+            f"{error['message']} (request {reply['request_id']})",
+            slice=error.get("slice"),
+            request_id=reply["request_id"],
+        )
+
+    def _outputs(self, reply: dict[str, Any], use_torch: bool) -> dict[str, Any]:
+        tensor_of = {spec.name: spec.tensor for spec in self.plan.outputs}
+        records = {tensor_of[name]: record for name, record in reply["outputs"].items()}
+        try:
+            arrays = receive(records, reply["request_id"], self._store)
+        finally:
+            keys = keys_of(records)
+            if keys:
+                self._store.delete(keys)
+        outputs: dict[str, Any] = {name: arrays[tensor_of[name]] for name in reply["outputs"]}
+        if use_torch:
+            import torch
+
+            for name, array in outputs.items():
+                tensor = torch.from_numpy(np.array(array))
+                if reply["outputs"][name]["dtype"] == "bfloat16":
+                    tensor = tensor.bfloat16()
+                outputs[name] = tensor
+        return outputs
+
+
+def _to_numpy(name: str, value: Any, dtype: str) -> np.ndarray:
+    if type(value).__module__.startswith("torch"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float() if dtype == "bfloat16" else value
+        return np.asarray(value.numpy())
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise RequestError(f"{name!r} is not a tensor: {error}", field=name) from error
+
+
+def _wire_dtype(array: np.ndarray, planned: str) -> str:
+    """What the array is called on the wire; the coordinator refuses one that is not the plan's."""
+    return planned if planned == "bfloat16" and array.dtype == np.float32 else str(array.dtype)

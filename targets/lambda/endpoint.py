@@ -1,0 +1,72 @@
+"""`serve`: a bundle's functions on the local platform, with a client that calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slicewise.errors import TargetError
+from slicewise.plan import Plan
+
+from .bundle import read_functions
+from .profile import MB, Profile
+
+BUCKET = "slicewise"
+
+
+def serve(directory: Path, plan: Plan, profile: Profile, **options: Any) -> LocalEndpoint:
+    """Start the local platform with the bundle's functions. Options are `Platform`'s own."""
+    try:
+        from .local import Platform
+    except ImportError as error:
+        raise TargetError(
+            f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
+        ) from error
+    entry, functions = read_functions(directory, {"SLICEWISE_BUCKET": BUCKET})
+    platform = Platform(
+        functions,
+        buckets=(BUCKET,),
+        package_limit_bytes=int(profile.package_mb_max * MB),
+        runtime_package_bytes=int(profile.runtime_package_mb * MB),
+        **options,
+    )
+    platform.start()
+    return LocalEndpoint(plan, entry, platform)
+
+
+class LocalEndpoint:
+    """A served bundle: callable with the model's own arguments; a context manager.
+
+    `platform` has the addresses, boto3 clients, and the REPORT of every invocation; `client` is the
+    same client that a deployed bundle gets.
+    """
+
+    def __init__(self, plan: Plan, entry: str, platform: Any) -> None:
+        from .client import Client
+        from .runtime.transport import Store
+
+        self.plan = plan
+        self.platform = platform
+        self.function = entry
+        self.client = Client(
+            plan, entry, platform.client("lambda"), Store(BUCKET, platform.client("s3"))
+        )
+
+    @property
+    def url(self) -> str:
+        """Lambda's Invoke API here: the `endpoint_url` for any boto3 Lambda client."""
+        return str(self.platform.endpoint_url)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for these inputs. Raises `RequestError` or `SliceFailure`."""
+        return self.client(*args, **kwargs)
+
+    def close(self) -> None:
+        """Stop all functions and both servers."""
+        self.platform.stop()
+
+    def __enter__(self) -> LocalEndpoint:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

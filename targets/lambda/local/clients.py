@@ -1,0 +1,54 @@
+"""boto3 clients that depend on nothing of this machine's user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .environment import REGION
+
+CONNECT_SECONDS = 10.0
+
+
+def boto_client(
+    service: str, url: str, credentials: tuple[str, str], *, read_timeout_s: float = 900.0
+) -> Any:
+    """A client with explicit endpoint, region, credentials and time limits, and no retries."""
+    # Imported here: it takes a quarter of a second, which only its users should pay.
+    import boto3.session
+    import botocore.session
+    from botocore.config import Config
+
+    core = botocore.session.Session()
+    # ~/.aws is not read: a profile there may set endpoints, retries or a region.
+    core.set_config_variable("config_file", os.devnull)
+    core.set_config_variable("credentials_file", os.devnull)
+    core.set_config_variable("profile", None)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        read_timeout=read_timeout_s,
+        connect_timeout=CONNECT_SECONDS,
+        tcp_keepalive=True,
+        max_pool_connections=64,
+        proxies={},
+        s3={"addressing_style": "path"},
+    )
+    session = boto3.session.Session(botocore_session=core, region_name=REGION)
+    return session.client(
+        service,
+        endpoint_url=url,
+        aws_access_key_id=credentials[0],
+        aws_secret_access_key=credentials[1],
+        config=config,
+    )
+
+
+def create_buckets(client: Any, buckets: Sequence[str]) -> None:
+    """Create the buckets that do not exist yet."""
+    for bucket in buckets:
+        with contextlib.suppress(
+            client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists
+        ):
+            client.create_bucket(Bucket=bucket)

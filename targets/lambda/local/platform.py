@@ -1,0 +1,222 @@
+"""`Platform`: Lambda and S3 on this machine."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from slicewise.errors import TargetError
+
+from ..functions import Function
+from .cgroup import Enforcement, Kind, Limiter, choose_limiter
+from .clients import boto_client, create_buckets
+from .dispatcher import Dispatcher
+from .environment import check_functions
+from .instance import Surroundings
+from .invoke_api import InvokeServer
+from .keeper import Keeper
+from .layer import build_layer
+from .memory import Sampler
+from .reports import Journal, Report
+from .s3 import S3Server
+
+MAX_UNZIPPED_BYTES = 262_144_000
+DUMMY_CREDENTIALS = ("AKIALOCALPLATFORM000", "local")
+_numbers = itertools.count()
+
+
+class Platform:
+    """Runs functions as Lambda would: the same protocols, the same limits.
+
+    A context manager; `start` and `stop` do the same by hand. Nothing runs until the first
+    invocation. `cpu_scale` multiplies every function's CPU share (this machine's cores are not
+    AWS's). `runtime_package_bytes` is what the runtime packages would take in a real zip; here they
+    come from a layer. `concurrency_limit` counts invocations in progress over all functions.
+    `enforcement` picks how limits are enforced. `event_retry_s` are the waits before an
+    asynchronous invocation that failed is tried again.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        *,
+        s3_endpoint_url: str | None = None,
+        buckets: Sequence[str] = (),
+        credentials: tuple[str, str] = DUMMY_CREDENTIALS,
+        cpu_scale: float = 1.0,
+        package_limit_bytes: int = MAX_UNZIPPED_BYTES,
+        runtime_package_bytes: int = 0,
+        concurrency_limit: int = 100,
+        init_timeout_s: float = 10.0,
+        event_retry_s: tuple[float, ...] = (60.0, 120.0),
+        enforcement: Kind | Literal["auto"] = "auto",
+    ) -> None:
+        self._functions = tuple(functions)
+        self._s3_endpoint_url = s3_endpoint_url
+        self._buckets = tuple(buckets)
+        self._credentials = credentials
+        self._cpu_scale = cpu_scale
+        self._package_limit_bytes = package_limit_bytes
+        self._runtime_package_bytes = runtime_package_bytes
+        self._concurrency_limit = concurrency_limit
+        self._init_timeout_s = init_timeout_s
+        self._event_retry_s = event_retry_s
+        self._wanted_enforcement = enforcement
+        self._journal = Journal()
+        self._limiter: Limiter | None = None
+        self._work: Path | None = None
+        self._keeper: Keeper | None = None
+        self._sampler: Sampler | None = None
+        self._s3: S3Server | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._server: InvokeServer | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Check the functions and open the endpoints. Raises TargetError; then nothing is left."""
+        if sys.platform != "linux":
+            raise TargetError("the local platform needs Linux: it uses pidfd, /proc and cgroups")
+        if self._server:
+            raise TargetError("the platform has been started already")
+        check_functions(
+            self._functions,
+            package_limit_bytes=self._package_limit_bytes,
+            runtime_package_bytes=self._runtime_package_bytes,
+        )
+        atexit.register(self.stop)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        name = f"slicewise-{os.getpid()}-{next(_numbers)}"
+        self._limiter = choose_limiter(self._wanted_enforcement, name)
+        self._work = work = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        self._keeper = Keeper([*self._limiter.directories, work])
+        s3_url = self._s3_endpoint_url
+        if s3_url is None:
+            self._s3 = S3Server(self._keeper, work, self._buckets)
+            s3_url = self._s3.url
+        elif self._buckets:
+            create_buckets(boto_client("s3", s3_url, self._credentials), self._buckets)
+        layer = work / "layer"
+        layer.mkdir()
+        build_layer(layer)
+        self._sampler = Sampler()
+        endpoints: dict[str, str] = {"AWS_ENDPOINT_URL_S3": s3_url}
+        surroundings = Surroundings(
+            keeper=self._keeper,
+            limiter=self._limiter,
+            sampler=self._sampler,
+            layer=layer,
+            work=work,
+            endpoints=endpoints,
+            credentials=self._credentials,
+        )
+        self._dispatcher = Dispatcher(
+            self._functions,
+            surroundings,
+            self._journal,
+            cpu_scale=self._cpu_scale,
+            concurrency_limit=self._concurrency_limit,
+            init_timeout_s=self._init_timeout_s,
+        )
+        self._server = InvokeServer(self._dispatcher, self._event_retry_s)
+        # No instance has started yet, so every one of them will see it.
+        endpoints["AWS_ENDPOINT_URL_LAMBDA"] = self._server.url
+
+    def stop(self) -> None:
+        """Kill all instances and remove every trace. May be called again."""
+        atexit.unregister(self.stop)
+        if self._dispatcher:
+            self._dispatcher.stop()
+        if self._server:
+            self._server.stop()
+        if self._sampler:
+            self._sampler.stop()
+        if self._s3:
+            self._s3.close()
+        if self._keeper:
+            self._keeper.stop()
+        if self._dispatcher:
+            self._dispatcher.close()
+        if self._limiter:
+            self._limiter.remove()
+        if self._work:
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._server = self._sampler = self._s3 = None
+        self._keeper = self._dispatcher = self._work = None
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where the Lambda Invoke API answers."""
+        return self._running_server().url
+
+    @property
+    def s3_endpoint_url(self) -> str:
+        """Where S3 answers."""
+        self._running_server()
+        return self._s3_endpoint_url or (self._s3.url if self._s3 else "")
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """How memory and CPU limits are enforced on this machine, and why so."""
+        if self._limiter is None:
+            raise TargetError("the platform has not been started; call start() or use `with`")
+        return self._limiter.enforcement
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """One report per invocation, oldest first; they stay after stop()."""
+        return self._journal.reports
+
+    def logs(self, function: str) -> str:
+        """The last MiB of what a function's instances and the platform wrote about it."""
+        return self._journal.log(function)
+
+    def warm(self, function: str, count: int = 1) -> None:
+        """Start instances of a function until `count` are idle; raises TargetError if it fails."""
+        self._running_server()
+        assert self._dispatcher is not None
+        if function not in self._dispatcher.functions:
+            raise TargetError(f"there is no function {function!r}")
+        self._dispatcher.warm(self._dispatcher.functions[function], count)
+
+    def discard_idle(self) -> None:
+        """End all idle instances, so that the next invocations start cold."""
+        self._running_server()
+        assert self._dispatcher is not None
+        self._dispatcher.discard_idle()
+
+    def client(self, service: Literal["lambda", "s3"], *, read_timeout_s: float = 900.0) -> Any:
+        """An unmodified boto3 client of this platform.
+
+        It never retries: a repeated invocation would run the function twice.
+        """
+        if service == "s3":
+            url = self.s3_endpoint_url
+            if self._s3:
+                self._s3.wait_until_ready()
+        else:
+            url = self.endpoint_url
+        return boto_client(service, url, self._credentials, read_timeout_s=read_timeout_s)
+
+    def _running_server(self) -> InvokeServer:
+        if self._server is None:
+            raise TargetError("the platform is not running; call start() or use `with`")
+        return self._server

@@ -1,0 +1,172 @@
+"""The request of a caller: checked against the plan before any slice is called."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .transport import object_key
+from .wire import (
+    ITEM_BYTES,
+    Record,
+    WireError,
+    check_bytes,
+    check_record,
+    decode_inline,
+    describe,
+    inline,
+    to_bytes,
+)
+
+REQUEST_FIELDS = ("inputs", "request_id", "trace")
+TENSOR_FIELDS = ("dtype", "shape", "bytes", "sha256", "data", "s3")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
+_WHOLE = re.compile(r"u?int\d+|bool")
+
+
+class BadRequest(ValueError):
+    """The caller's mistake: an HTTP-like 4xx `status` and the offending `field`."""
+
+    def __init__(self, field: str, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.field = field
+        self.status = status
+
+
+def check_request(
+    event: Any,
+    specs: Sequence[Mapping[str, Any]],
+    dims: Mapping[str, Mapping[str, Any]],
+    request_id: str,
+) -> dict[str, Record]:
+    """Complete records of all inputs of the plan. Raises `BadRequest`.
+
+    A tensor is {"dtype", "shape", "data"} with base64 (the byte length and the checksum are checked
+    when given), or {"data"} with nested lists of numbers, whose dtype then is the plan's.
+    """
+    if not isinstance(event, dict):
+        raise BadRequest("", f"the request is a JSON {type(event).__name__}; expected an object")
+    for field in event:
+        if field not in REQUEST_FIELDS:
+            raise BadRequest(
+                field, f"unknown field {field!r}; a request has {', '.join(REQUEST_FIELDS)}"
+            )
+    given = event.get("inputs")
+    if not isinstance(given, dict):
+        raise BadRequest("inputs", "'inputs' is missing; expected an object of tensors by name")
+    names = [spec["name"] for spec in specs]
+    for field in given:
+        if field not in names:
+            raise BadRequest(field, f"unknown tensor {field!r}; the model takes {', '.join(names)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    records = {}
+    for spec in specs:
+        name = spec["name"]
+        if name not in given:
+            raise BadRequest(name, f"the tensor {name!r} is missing")
+        try:
+            records[name] = _complete(name, given[name], spec, request_id)
+        except WireError as error:
+            raise BadRequest(name, str(error)) from None
+        _check_shape(name, records[name], spec, dims, sizes)
+    return records
+
+
+def request_id_of(event: Any, default: str) -> str:
+    """The caller's request id when it is a usable one, else `default`. Raises `BadRequest`."""
+    given = event.get("request_id") if isinstance(event, dict) else None
+    if given is None:
+        return default
+    if not isinstance(given, str) or not _REQUEST_ID.fullmatch(given):
+        raise BadRequest("request_id", "request_id must be 8 to 64 letters, digits or hyphens")
+    return given
+
+
+def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) -> Record:
+    if not isinstance(tensor, dict):
+        raise WireError(name, f"a tensor is a JSON object, this is {type(tensor).__name__}")
+    for field in tensor:
+        if field not in TENSOR_FIELDS:
+            raise WireError(name, f"unknown field {field!r}; known: {', '.join(TENSOR_FIELDS)}")
+    if isinstance(tensor.get("data"), (list, int, float, bool)):
+        return _from_numbers(name, tensor, spec)
+    record = dict(tensor)
+    shape, dtype = record.get("shape"), record.get("dtype")
+    if "bytes" not in record and isinstance(shape, list) and dtype in ITEM_BYTES:
+        if all(type(n) is int for n in shape):
+            record["bytes"] = math.prod(shape) * ITEM_BYTES[dtype]
+    check_record(name, record)
+    _check_dtype(name, record["dtype"], spec)
+    if "data" in record:
+        raw = decode_inline(name, record)
+        if "sha256" in record:
+            check_bytes(name, record, raw)
+        else:
+            record["sha256"] = describe(np.empty(0), raw, record["dtype"])["sha256"]
+    elif record.get("s3") != object_key(request_id, name) or "sha256" not in record:
+        raise WireError(name, "neither 'data' nor a valid 's3' key of this request was given")
+    return record
+
+
+def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) -> Record:
+    dtype = tensor.get("dtype", spec["dtype"])
+    _check_dtype(name, dtype, spec)
+    try:
+        values = np.array(tensor["data"])
+    except (ValueError, OverflowError) as error:
+        raise WireError(name, f"the nested lists are not a tensor: {error}") from None
+    if values.size == 0:
+        values = values.astype(np.float64)
+    if values.dtype.kind not in "biuf":
+        raise WireError(name, "the nested lists hold something other than numbers")
+    kind = np.dtype("float32" if dtype == "bfloat16" else dtype)
+    if _WHOLE.fullmatch(dtype):
+        if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):
+            raise WireError(name, f"NaN, infinity or a fraction cannot be {dtype}")
+        low, high = (0, 1) if dtype == "bool" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        if values.size and not (low <= values.min() and values.max() <= high):
+            raise WireError(name, f"a number lies outside {dtype}'s {low}..{high}")
+    array = values.astype(kind)
+    if "shape" in tensor and tensor["shape"] != list(array.shape):
+        raise WireError(name, f"shape says {tensor['shape']}, the lists make {list(array.shape)}")
+    raw = to_bytes(array, dtype)
+    return inline(describe(array, raw, dtype), raw)
+
+
+def _check_dtype(name: str, dtype: Any, spec: Mapping[str, Any]) -> None:
+    if dtype != spec["dtype"]:
+        raise WireError(name, f"dtype is {dtype!r}, the model takes {spec['dtype']}")
+
+
+def _check_shape(
+    name: str,
+    record: Record,
+    spec: Mapping[str, Any],
+    dims: Mapping[str, Mapping[str, Any]],
+    sizes: dict[str, tuple[int, str]],
+) -> None:
+    """Fixed sizes must match, dynamic ones lie in their range and agree between the inputs."""
+    shape, expected = record["shape"], spec["shape"]
+    if len(shape) != len(expected):
+        raise BadRequest(
+            name, f"{name}: shape {shape} has {len(shape)} dimensions, expected {list(expected)}"
+        )
+    for found, size in zip(shape, expected, strict=True):
+        if isinstance(size, int):
+            if found != size:
+                raise BadRequest(name, f"{name}: shape is {shape}, expected {list(expected)}")
+        elif size in dims:
+            low, high = dims[size]["min"], dims[size]["max"]
+            if not low <= found <= high:
+                raise BadRequest(
+                    name,
+                    f"{name}: {size} is {found}; the plan was made for {low} to {high}. Compile with "
+                    f"dynamic_shapes that allow it, e.g. Dim({size!r}, max={found})",
+                )
+            first, where = sizes.setdefault(size, (found, name))
+            if first != found:
+                raise BadRequest(name, f"{name}: {size} is {found}, but {where} has {first}")

@@ -1,0 +1,109 @@
+"""The wire format: a tensor as a JSON record of raw bytes, checked before anything is allocated.
+
+A record is {"dtype", "shape", "bytes", "sha256"} and either "data" (base64 of the raw little-endian
+bytes) or "s3" (the key of an object that holds them). bfloat16, which numpy lacks, travels as its
+upper 16 bits and is float32 in memory.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+ITEM_BYTES = {
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4,
+    "int64": 8, "uint64": 8, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8,
+}  # fmt: skip
+MAX_DIMENSIONS = 16
+
+
+class WireError(ValueError):
+    """A tensor record is malformed or does not hold what it says. `field` names the tensor."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+def to_bytes(array: np.ndarray, dtype: str) -> bytes:
+    """The raw bytes that travel for `array`, whose type on the wire is `dtype`."""
+    if dtype == "bfloat16":
+        array = _to_bfloat16_bits(np.asarray(array, dtype=np.float32))
+    return np.ascontiguousarray(array).tobytes()
+
+
+def from_bytes(raw: bytes, record: Record) -> np.ndarray:
+    """The array of a checked record; read-only, without a copy (except bfloat16)."""
+    shape = record["shape"]
+    if record["dtype"] == "bfloat16":
+        bits = np.frombuffer(raw, dtype=np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(shape)
+    return np.frombuffer(raw, dtype=record["dtype"]).reshape(shape)
+
+
+def describe(array: np.ndarray, raw: bytes, dtype: str) -> Record:
+    """A record of these bytes without their transport."""
+    return {
+        "dtype": dtype,
+        "shape": list(array.shape),
+        "bytes": len(raw),
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
+
+
+def inline(record: Record, raw: bytes) -> Record:
+    """The record with its bytes in it."""
+    return {**record, "data": binascii.b2a_base64(raw, newline=False).decode("ascii")}
+
+
+def decode_inline(field: str, record: Record) -> bytes:
+    """The raw bytes of an inline record. Raises `WireError`."""
+    data = record["data"]
+    expected = (record["bytes"] + 2) // 3 * 4
+    if not isinstance(data, str) or len(data) != expected:
+        found = len(data) if isinstance(data, str) else type(data).__name__
+        raise WireError(field, f"data is not {expected} characters of base64 (found {found})")
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except (binascii.Error, ValueError) as error:
+        raise WireError(field, f"data is not valid base64: {error}") from None
+
+
+def check_record(field: str, record: Any) -> None:
+    """Raise `WireError` unless dtype, shape and byte length are possible and agree."""
+    if not isinstance(record, dict):
+        raise WireError(field, f"a tensor is a JSON object, this is {type(record).__name__}")
+    dtype, shape, size = (record.get(key) for key in ("dtype", "shape", "bytes"))
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise WireError(field, f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
+        raise WireError(field, f"shape {shape!r} is not a list of at most {MAX_DIMENSIONS} sizes")
+    if not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+        raise WireError(field, f"shape {shape!r} holds something other than sizes")
+    expected = math.prod(shape) * ITEM_BYTES[dtype]
+    if size != expected:
+        raise WireError(field, f"bytes is {size!r}; dtype {dtype} and shape {shape} make {expected}")
+
+
+def check_bytes(field: str, record: Record, raw: bytes) -> None:
+    """Raise `WireError` unless `raw` is what the record describes."""
+    if len(raw) != record["bytes"]:
+        raise WireError(field, f"{len(raw)} bytes arrived, {record['bytes']} were sent")
+    found = hashlib.sha256(raw).hexdigest()
+    if record.get("sha256") != found:
+        raise WireError(
+            field, f"the checksum differs (sent {record.get('sha256')}, arrived {found})"
+        )
+
+
+def _to_bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    """Round to nearest even, as torch does; NaN stays NaN."""
+    bits = array.view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)

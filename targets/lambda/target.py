@@ -1,0 +1,146 @@
+"""AWS Lambda as a `slicewise.targets.Target`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slicewise.errors import InfeasibleError, LimitsError
+from slicewise.limits import Limits, Overheads
+from slicewise.plan import Plan, TransportRule
+
+from .profile import MB, Profile, default_profile
+from .runtime.rule import Rule, choose
+
+if TYPE_CHECKING:
+    from slicewise.target import Endpoint, Handlers
+
+TRANSPORTS = ("payload", "s3")
+
+
+@dataclass(frozen=True, slots=True)
+class LambdaTarget:
+    """See `slicewise.targets.Target`."""
+
+    profile: Profile
+    name: str = "lambda"
+
+    def resolve_limits(self, limits: Limits | None) -> Limits:
+        """Complete the user's limits; above the platform's own limit is an error."""
+        profile = self.profile
+        given = limits or Limits()
+        for field, top in (
+            ("memory_mb", profile.memory_mb_max),
+            ("package_mb", profile.package_mb_max),
+            ("payload_bytes", profile.payload_bytes_max),
+        ):
+            value = getattr(given, field)
+            if value is not None and value > top:
+                raise LimitsError(
+                    f"Limits({field}={value:,}) is above Lambda's own limit of {top:,}. "
+                    f"Use at most {top:,}."
+                )
+        if given.memory_mb is not None and given.memory_mb < profile.memory_mb_min:
+            raise LimitsError(
+                f"Limits(memory_mb={given.memory_mb}) is below Lambda's smallest function, "
+                f"{profile.memory_mb_min} MB. Use at least {profile.memory_mb_min}."
+            )
+        for field, floor, what in (
+            ("memory_mb", profile.runtime_memory_mb, "an interpreter with onnxruntime and boto3"),
+            ("package_mb", profile.runtime_package_mb, "the runtime (onnxruntime and numpy)"),
+        ):
+            value = getattr(given, field)
+            if value is not None and value <= floor:
+                raise LimitsError(
+                    f"Limits({field}={value}) leaves nothing for a slice: {what} alone takes "
+                    f"{floor:g} MB. Use more than {floor:g}."
+                )
+        return replace(
+            given,
+            memory_mb=given.memory_mb or profile.memory_mb_default,
+            package_mb=given.package_mb or profile.package_mb_max,
+            payload_bytes=given.payload_bytes or profile.payload_bytes_max,
+        )
+
+    def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
+        """The payload up to the profile's threshold, S3 above it."""
+        allowed = tuple(transports) if transports is not None else TRANSPORTS
+        unknown = [name for name in allowed if name not in TRANSPORTS]
+        if unknown or not allowed:
+            raise LimitsError(
+                f"transports={transports!r}: choose one or more of {', '.join(TRANSPORTS)}."
+            )
+        assert limits.payload_bytes is not None
+        return TransportRule(
+            transports=allowed,
+            threshold_bytes=self.profile.payload_threshold_bytes,
+            payload_bytes=limits.payload_bytes,
+        )
+
+    def overheads(self, rule: TransportRule) -> Overheads:
+        """Interpreter and libraries, and the buffers of the tensors in and out."""
+        payload_only = "s3" not in rule.transports
+        return Overheads(
+            memory_bytes=int(self.profile.runtime_memory_mb * MB),
+            package_bytes=int(self.profile.runtime_package_mb * MB),
+            edge_factor=self.profile.buffer_factor,
+            max_edge_bytes=(rule.payload_bytes - 4096) * 3 // 4 - 4096 if payload_only else None,
+        )
+
+    def choose_transports(
+        self, sizes: Mapping[str, int], rule: TransportRule, inline_first: frozenset[str]
+    ) -> Mapping[str, tuple[str, str]]:
+        """The run-time rule applied to the example's sizes, with its reason in words."""
+        try:
+            chosen = choose(
+                sizes,
+                Rule(rule.transports, rule.threshold_bytes, rule.payload_bytes),
+                inline_first,
+            )
+        except ValueError as error:
+            raise InfeasibleError(
+                f"{error}. Allow the transport 's3'.", limit_name="payload_bytes"
+            ) from error
+        return {
+            name: (transport, _reason(sizes[name], transport, rule, name in inline_first))
+            for name, transport in chosen.items()
+        }
+
+    def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:
+        """The user's size when one was given; else one full vCPU, or more when the slice needs it.
+
+        Compute costs the same at any share below one vCPU, so less memory would only be slower.
+        """
+        assert limits.memory_mb is not None
+        if user is not None and user.memory_mb is not None:
+            return user.memory_mb
+        return min(limits.memory_mb, max(self.profile.mb_per_vcpu, -(-needed_bytes // MB)))
+
+    def write_bundle(self, plan: Plan, handlers: Handlers, slices: Path, directory: Path) -> None:
+        """See `bundle.write_bundle`."""
+        from .bundle import write_bundle
+
+        write_bundle(plan, handlers, self.profile, slices, directory)
+
+    def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
+        """See `endpoint.serve`."""
+        from .endpoint import serve
+
+        return serve(directory, plan, self.profile, **options)
+
+
+def _reason(size: int, transport: str, rule: TransportRule, waived: bool) -> str:
+    if waived and transport == "payload":
+        return f"{size:,} bytes, fits the caller's message"
+    if len(rule.transports) == 1:
+        return f"{transport} is the only transport allowed"
+    if transport == "payload":
+        return f"{size:,} bytes, within the threshold of {rule.threshold_bytes:,}"
+    if size > rule.threshold_bytes:
+        return f"{size:,} bytes, above the threshold of {rule.threshold_bytes:,}"
+    return f"{size:,} bytes do not fit the message beside the smaller tensors"
+
+
+TARGET = LambdaTarget(profile=default_profile())

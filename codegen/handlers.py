@@ -25,7 +25,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - Python source, every value goes through repr()
+        autoescape=False,
     )
     environment.filters["repr"] = repr
     return environment

@@ -1,10 +1,10 @@
 """slicewise compiles a trained PyTorch model into slices that each fit an AWS Lambda function.
 
-    compiled = slicewise.compile(model, example_inputs, target="lambda")
-    print(compiled.plan)
-    compiled.save("bundle/")
-    with slicewise.serve("bundle/") as endpoint:
-        y = endpoint(x)
+compiled = slicewise.compile(model, example_inputs, target="lambda")
+print(compiled.plan)
+compiled.save("bundle/")
+with slicewise.serve("bundle/") as endpoint:
+    y = endpoint(x)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from slicewise.errors import (
 )
 
 if TYPE_CHECKING:
-    from slicewise.api import Bundle, Compiled, compile, load, serve  # noqa: A004
+    from slicewise.api import Bundle, Compiled, compile, load, serve
     from slicewise.graph import OpGraph
     from slicewise.limits import Limits
     from slicewise.plan import Certificate, Edge, Plan, Slice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sympy
@@ -208,8 +208,6 @@ def _op_graph(
 
 
 def _with_output(op: Op, tensor: str) -> Op:
-    from dataclasses import replace
-
     return replace(op, outputs=(*op.outputs, tensor))
 
 
@@ -361,7 +359,7 @@ def _scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
     """Memory that an op needs beyond its inputs and outputs, at the largest sizes."""
     if "scaled_dot_product_attention" in kind:
         # Scores and their softmax, (..., queries, keys) each; scaled copies of query and key.
-        query, key = (node.args[i].meta["val"] for i in (0, 1))
+        query, key = (n.meta["val"] for n in node.all_input_nodes[:2])
         scores = sizes.elements(query[..., 0], "max") * sizes.elements(key[..., 0], "max")
         batch = max(1, sizes.elements(query[..., 0, 0], "max"))
         elements = 2 * scores // batch + sizes.elements(query, "max") + sizes.elements(key, "max")
@@ -425,7 +423,9 @@ def _signature(
         tensor = graph.tensor[getitem_name.get(tensor_name, tensor_name)]
         leaf["tensor"] = path or "output"
         outputs.append(
-            TensorSpec(name=leaf["tensor"], tensor=tensor.name, dtype=tensor.dtype, shape=tensor.shape)
+            TensorSpec(
+                name=leaf["tensor"], tensor=tensor.name, dtype=tensor.dtype, shape=tensor.shape
+            )
         )
     inputs = tuple(
         TensorSpec(name=name, tensor=name, dtype=tensor.dtype, shape=tensor.shape)

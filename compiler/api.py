@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from slicewise.capture import Captured
 
 
-def compile(  # noqa: A001 - the verb users expect; it shadows the builtin only inside this package
+def compile(
     model: nn.Module | ExportedProgram,
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     *,
@@ -172,15 +172,15 @@ class Compiled:
         return compare(self.plan, self._runner(), self._original, [example, other], tolerance)
 
     def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
-        """Write the bundle: everything that deploys. Replaces an earlier bundle of ours, nothing else."""
+        """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
         from slicewise.codegen.handlers import render
 
         destination = Path(directory)
-        if destination.exists() and any(destination.iterdir()):
-            if not (overwrite and (destination / "plan.json").exists()):
-                raise BundleError(
-                    f"{destination} exists and is no bundle; choose an empty or a new directory."
-                )
+        replaceable = overwrite and (destination / "plan.json").exists()
+        if destination.exists() and any(destination.iterdir()) and not replaceable:
+            raise BundleError(
+                f"{destination} exists and is no bundle; choose an empty or a new directory."
+            )
         destination.parent.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
         building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -213,7 +213,7 @@ class Compiled:
         kwargs = dict(zip(structure["keys"][count:], values[count:], strict=True))
         with torch.no_grad():
             result = captured.call(*values[:count], **kwargs)
-        names = [leaf for leaf in leaves(self.plan.output_structure)]
+        names = leaves(self.plan.output_structure)
         flat = torch.utils._pytree.tree_leaves(result)
         return {
             leaf["tensor"]: _to_numpy(value)

@@ -87,7 +87,9 @@ def capture(
 def _from_program(program: ExportedProgram, example_inputs: Any) -> Captured:
     if example_inputs is None:
         if program.example_inputs is None:
-            raise CaptureError("the ExportedProgram carries no example inputs; pass example_inputs.")
+            raise CaptureError(
+                "the ExportedProgram carries no example inputs; pass example_inputs."
+            )
         args, kwargs = program.example_inputs
     elif isinstance(example_inputs, Mapping):
         args, kwargs = (), dict(example_inputs)

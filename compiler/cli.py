@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -75,7 +76,8 @@ def compile_command(
         max_slices=max_slices,
     )
     made = _call_factory(factory)
-    model, example, dynamic = (made + (None, None))[:3] if isinstance(made, tuple) else (made, None, None)  # fmt: skip
+    made = made if isinstance(made, tuple) else (made,)
+    model, example, dynamic = (*made, None, None)[:3]
 
     from slicewise.api import compile as compile_model
 
@@ -138,9 +140,9 @@ def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -
         raise click.BadParameter(f"cannot read {input_file}: {error}") from error
     with serve(directory) as endpoint:
         outputs = _named(endpoint(**inputs))
-        trace = getattr(endpoint, "client").last_trace  # noqa: B009 - Lambda's own attribute
+        trace = endpoint.last_trace
     if output is not None:
-        np.savez(output, **outputs)
+        np.savez(output, **outputs)  # type: ignore[arg-type]  # its stub
     if as_json:
         values = {name: array.tolist() for name, array in outputs.items()}
         click.echo(json.dumps({"outputs": values, "trace": trace}))
@@ -149,7 +151,9 @@ def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -
         click.echo(f"{name}: {array.dtype}{list(array.shape)}")
         click.echo(np.array2string(array, threshold=24, edgeitems=3, precision=5))
     for part in trace.get("slices", ()):
-        click.echo(f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}")
+        click.echo(
+            f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}"
+        )
 
 
 @cli.command("serve")
@@ -160,10 +164,12 @@ def serve_command(directory: Path, port: int) -> None:
     from slicewise.api import serve
 
     with serve(directory, port=port) as endpoint:
-        url, function = endpoint.url, endpoint.function  # type: ignore[attr-defined]
+        url, function = endpoint.url, endpoint.function
         click.echo(f"Lambda API at {url}, entry function {function}. Ctrl-C stops it.\n")
-        click.echo("aws lambda invoke --function-name " + function + " --endpoint-url " + url
-                   + " --cli-binary-format raw-in-base64-out --payload file://request.json reply.json")  # fmt: skip
+        click.echo(
+            f"aws lambda invoke --endpoint-url {url} --function-name {function} \\\n"
+            "  --cli-binary-format raw-in-base64-out --payload file://request.json reply.json"
+        )
         try:
             import threading
 
@@ -178,8 +184,6 @@ def _call_factory(factory: str) -> Any:
         raise click.BadParameter(f"{factory!r} is not MODULE:FACTORY")
     try:
         if module_name.endswith(".py"):
-            import importlib.util
-
             spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
@@ -211,7 +215,7 @@ def _named(value: Any, path: str = "") -> dict[str, np.ndarray]:
         return {}
     else:
         return {path or "output": np.asarray(value)}
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for key, item in items:
         found |= _named(item, f"{path}.{key}" if path else str(key))
     return found

@@ -243,6 +243,7 @@ def _check(graph: OpGraph) -> None:
     ):
         if len(names) != len(items):
             raise GraphError(f"two {what}s of the graph {graph.name!r} have the same name")
+    sized: Tensor | Weight
     for sized in (*graph.tensors, *graph.weights):
         if sized.bytes < 0:
             raise GraphError(f"{sized.name!r} has {sized.bytes} bytes; sizes cannot be negative")

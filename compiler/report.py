@@ -57,7 +57,16 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     bounds += [f"at most {limits.max_slices} slices" if limits.max_slices else ""]
 
     slices = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("slice", "ops", "stage", "weights", "peak memory", "function", "package", "modules"):
+    for name in (
+        "slice",
+        "ops",
+        "stage",
+        "weights",
+        "peak memory",
+        "function",
+        "package",
+        "modules",
+    ):
         right = name not in ("slice", "modules")
         slices.add_column(name, justify="right" if right else "left", no_wrap=name != "modules")
     for part in plan.slices:

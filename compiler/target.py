@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,26 @@ class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output for these inputs, in the model's own structure."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """The address of the platform's own API."""
+        ...
+
+    @property
+    def function(self) -> str:
+        """The name of the function that callers invoke."""
+        ...
+
+    @property
+    def last_trace(self) -> Mapping[str, Any]:
+        """Where the time of the latest call went, ms."""
+        ...
+
+    @property
+    def reports(self) -> Sequence[Any]:
+        """What the platform reports of every invocation so far: duration, memory, cold start."""
         ...
 
     def close(self) -> None:

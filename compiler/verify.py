@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -157,7 +156,9 @@ def second_input(
         if array.dtype.kind == "f":
             values = array.astype(np.float64)
             made[spec.name] = generator.normal(
-                values.mean() if values.size else 0.0, (values.std() if values.size else 0) + 0.1, shape
+                values.mean() if values.size else 0.0,
+                (values.std() if values.size else 0) + 0.1,
+                shape,
             ).astype(array.dtype)
         elif array.size:
             made[spec.name] = generator.choice(array.reshape(-1), shape)

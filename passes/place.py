@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from slicewise.graph import INPUT, OUTPUT, OpGraph
 from slicewise.limits import Limits
-from slicewise.passes.partitioning import Partition
+from slicewise.passes import Partition
 from slicewise.plan import Edge, Slice, TransportRule
 from slicewise.target import Target
 
@@ -27,7 +27,7 @@ def place(
     hold a tensor.
     """
     producer = {name: part.name for part in partition.slices for name in part.outputs}
-    edges = _edges(graph, partition, producer, target, rule)
+    edges = _edges(graph, partition, target, rule)
     stage = _stages(partition, producer)
     slices = tuple(
         Slice(
@@ -59,7 +59,6 @@ def _stages(partition: Partition, producer: Mapping[str, str]) -> dict[str, int]
 def _edges(
     graph: OpGraph,
     partition: Partition,
-    producer: Mapping[str, str],
     target: Target,
     rule: TransportRule,
 ) -> tuple[Edge, ...]:

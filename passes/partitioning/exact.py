@@ -41,6 +41,7 @@ def solve(
     *,
     hint: Sequence[int] | None,
     best: int | None,
+    least: int = 0,
     seconds: float,
     workers: int,
     seed: int,
@@ -48,12 +49,14 @@ def solve(
 ) -> Outcome:
     """The best assignment to at most `slices` slices of at most `best` bytes, fewest slices first.
 
+    `least` is a lower bound that is known already.
+
     With `base`, nodes are ops and every slice keeps all limits of the ground; liveness and buffers
     come in as linear rows, the row of an (op, slice) once a solution breaks it.
     """
-    model = _Model(problem, slices, best, base)
+    model = _Model(problem, slices, best, least, base)
     deadline = time.monotonic() + seconds
-    bound = 0
+    bound = least
     while True:
         status, solver = model.solve(hint, deadline - time.monotonic(), workers, seed)
         from ortools.sat.python import cp_model
@@ -77,7 +80,7 @@ def solve(
 
 class _Model:
     def __init__(
-        self, problem: Problem, slices: int, best: int | None, base: Ground | None
+        self, problem: Problem, slices: int, best: int | None, least: int, base: Ground | None
     ) -> None:
         from ortools.sat.python import cp_model
 
@@ -96,7 +99,7 @@ class _Model:
         ]
         self._order_slices()
         self._cap_loads()
-        self._count_bytes(best)
+        self._count_bytes(best, least)
         if base is not None:
             self.rows: set[int] = set()
             self._describe_edges(base)
@@ -106,7 +109,7 @@ class _Model:
         return (self.upto[node][index] if index < self.slices - 1 else 1) - before
 
     def _order_slices(self) -> None:
-        """Empty slices come last: slice k is used if and only if some node runs after boundary k-1."""
+        """Empty slices come last: slice k is used if some node runs after boundary k-1."""
         self.used = [self.model.new_bool_var("") for _ in range(self.slices)]
         self.model.add(self.used[0] == 1)
         for index in range(1, self.slices):
@@ -145,7 +148,7 @@ class _Model:
             self._forbid_mergeable()
 
     def _forbid_mergeable(self) -> None:
-        """Two adjacent slices do not fit in one: else merging them saves a slice and costs nothing."""
+        """Two adjacent slices do not fit in one: else merging them would save a slice."""
         for index in range(1, self.slices):
             over = [self.model.new_bool_var("") for _ in self.problem.resources]
             self.model.add_bool_or([*over, self.used[index].negated()])
@@ -157,7 +160,7 @@ class _Model:
                 )
                 self.model.add(total >= (cap + 1) * exceeds)
 
-    def _count_bytes(self, best: int | None) -> None:
+    def _count_bytes(self, best: int | None, least: int) -> None:
         problem, model = self.problem, self.model
         self.receives: list[list[Any]] = []
         for net in problem.nets:
@@ -176,6 +179,8 @@ class _Model:
         )
         if best is not None:
             model.add(total <= best // self.scale)
+        if least:
+            model.add(total >= -(-least // self.scale))
         self.tie = self.slices + 1  # bytes count first, then slices
         model.minimize(total * self.tie + sum(self.used))
 
@@ -184,12 +189,13 @@ class _Model:
         return max(0, math.ceil((objective - 1e-6 - self.slices) / self.tie)) * self.scale
 
     def _describe_edges(self, base: Ground) -> None:
-        """What enters and leaves every slice, for every tensor, the request's and reply's included."""
+        """What enters and leaves every slice, the request's and reply's tensors too."""
         model = self.model
         self.enters: list[list[Any]] = []
         self.leaves: list[list[Any]] = []
         for tensor, producer in enumerate(base.producer):
-            entering, leaving = [], []
+            entering: list[Any] = []
+            leaving: list[Any] = []
             for index in range(self.slices):
                 entered = model.new_bool_var("")
                 made = self.member[producer][index] if producer >= 0 else 0
@@ -281,7 +287,7 @@ class _Model:
     ) -> tuple[Any, cp_model.CpSolver]:
         from ortools.sat.python import cp_model
 
-        self.model.clear_hints()
+        self.model.clear_hints()  # type: ignore[no-untyped-call]
         if hint is not None:
             for node in self.nodes:
                 for index in range(self.slices - 1):

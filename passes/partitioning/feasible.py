@@ -1,4 +1,4 @@
-"""Why a graph cannot be partitioned: the op, its bytes, the limit, and the smallest one that works."""
+"""Why a graph cannot be partitioned: the op, its bytes, the limit, the smallest that works."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def _refuse_overheads(base: Ground) -> None:
     if limits.package_mb is not None and overheads.package_bytes > limits.package_mb * MB:
         smallest = -(-overheads.package_bytes // MB)
         raise InfeasibleError(
-            f"The function's runtime alone takes {_mb(overheads.package_bytes)} of the package, more "
-            f"than the limit of {limits.package_mb:g} MB. Raise package_mb above {smallest} MB.",
+            f"The function's runtime alone takes {_mb(overheads.package_bytes)} of the package, "
+            f"more than the limit of {limits.package_mb:g} MB. Raise package_mb above {smallest}.",
             limit_name="package_mb",
             needed=smallest,
             limit=int(limits.package_mb),
@@ -51,8 +51,8 @@ def _refuse_overheads(base: Ground) -> None:
     if limits.memory_mb is not None and overheads.memory_bytes > limits.memory_mb * MB:
         smallest = -(-overheads.memory_bytes // MB)
         raise InfeasibleError(
-            f"The function alone takes {_mb(overheads.memory_bytes)} of memory, more than the limit "
-            f"of {limits.memory_mb} MB. Raise memory_mb above {smallest} MB.",
+            f"The function alone takes {_mb(overheads.memory_bytes)} of memory, more than the "
+            f"limit of {limits.memory_mb} MB. Raise memory_mb above {smallest} MB.",
             limit_name="memory_mb",
             needed=smallest,
             limit=limits.memory_mb,
@@ -65,9 +65,8 @@ def _too_heavy(base: Ground, op: int, held: int, cap: int) -> InfeasibleError:
     limits, package = base.limits, base.overheads.package_bytes
     if limits.weight_bytes is not None and held > limits.weight_bytes:
         return InfeasibleError(
-            f"Op {name!r} has {_mb(held)} of weights, more than the {_mb(limits.weight_bytes)} that "
-            f"one slice may hold. Raise weight_bytes to at least {held} ({_mb(held)}), or split the "
-            "op into smaller ones.",
+            f"Op {name!r} has {_mb(held)} of weights, more than the {_mb(limits.weight_bytes)} "
+            f"that one slice may hold. Raise weight_bytes to at least {held}, or split the op.",
             op=name,
             limit_name="weight_bytes",
             needed=held,
@@ -95,9 +94,9 @@ def _too_large(base: Ground, op: int, need: int) -> InfeasibleError:
     needed = -(-(need + base.overheads.memory_bytes) // MB)
     alone = _alone_memory_mb(base)
     return InfeasibleError(
-        f"Op {name!r} needs {_mb(need)} of memory for its weights, inputs, outputs and scratch; with "
-        f"{_mb(base.overheads.memory_bytes)} of overhead that is more than the limit of "
-        f"{base.limits.memory_mb} MB. Raise memory_mb to {alone}, or split the op into smaller ones.",
+        f"Op {name!r} needs {_mb(need)} of memory for its weights, inputs, outputs and scratch; "
+        f"with {_mb(base.overheads.memory_bytes)} of overhead that is more than the limit of "
+        f"{base.limits.memory_mb} MB. Raise memory_mb to {alone}, or split the op.",
         op=name,
         limit_name="memory_mb",
         needed=needed,
@@ -147,8 +146,8 @@ def unplaceable(base: Ground, *, proven: bool) -> InfeasibleError:
             smallest = _alone_memory_mb(base)
             name = base.graph.ops[worst].name
             return InfeasibleError(
-                f"{start}: op {name!r} in a slice of its own takes {_mb(alone[worst].memory)} besides "
-                f"{_mb(base.overheads.memory_bytes)} of overhead, and the limit is "
+                f"{start}: op {name!r} in a slice of its own takes {_mb(alone[worst].memory)} "
+                f"besides {_mb(base.overheads.memory_bytes)} of overhead, and the limit is "
                 f"{base.limits.memory_mb} MB. Raise memory_mb to {smallest}.",
                 op=name,
                 limit_name="memory_mb",
@@ -162,8 +161,8 @@ def unplaceable(base: Ground, *, proven: bool) -> InfeasibleError:
         if most > edge_cap:
             name = base.graph.ops[worst].name
             return InfeasibleError(
-                f"{start}: op {name!r} reads or makes {_mb(most)}, and a slice may receive or send at "
-                f"most {_mb(edge_cap)} in one payload. Allow a transport through storage.",
+                f"{start}: op {name!r} reads or makes {_mb(most)}, and a slice may receive or send "
+                f"at most {_mb(edge_cap)} in one payload. Allow a transport through storage.",
                 op=name,
                 limit_name="payload_bytes",
                 needed=most,

@@ -130,7 +130,7 @@ def ground(graph: OpGraph, limits: Limits, overheads: Overheads) -> Ground:
 
 
 def measure(base: Ground, members: Iterable[int]) -> Measure:
-    """What a slice of these ops holds, receives and sends; peak as `OpGraph.peak_activation_bytes`."""
+    """What a slice of these ops holds, receives and sends."""
     order = sorted(members)
     inside = set(order)
     weights = {weight for op in order for weight in base.uses[op]}

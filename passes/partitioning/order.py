@@ -147,7 +147,7 @@ def _cut(
 
 
 def _first_starts(problem: Problem, order: Sequence[int]) -> list[int] | None:
-    """For every position the earliest start of a slice that ends there; None if a node is too big."""
+    """Per position the earliest start of a slice that ends there; None if a node is too big."""
     users = [0] * len(problem.loads)
     used = [0] * len(problem.resources)
     start, starts = 0, []
@@ -171,7 +171,7 @@ def _first_starts(problem: Problem, order: Sequence[int]) -> list[int] | None:
 
 
 def cut_checked(problem: Problem, order: Sequence[int], base: Ground) -> Assignment | None:
-    """As `cut_order`, with every limit of `base`: nodes are ops and each slice taken is measured."""
+    """As `cut_order`, with every limit of `base`: nodes are ops, each slice taken is measured."""
     import numpy as np
 
     size, limit = len(order), problem.max_slices

@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """Slices in an order in which every dependency goes up, their cost, and what is proven of it."""
+    """Slices in an order in which dependencies go up, their cost, and what is proven of it."""
 
     slices: tuple[Part, ...]
     cross_slice_bytes: int

@@ -1,4 +1,4 @@
-"""Local refinement: move a node and what must go with it to a neighbouring slice while that helps."""
+"""Local refinement: move a node and what must go with it one slice on while that helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search for one `Ground`: first without liveness and buffers, then with them if they matter."""
+"""The search: first without liveness and buffers, then with them if they matter."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from slicewise.passes.partitioning.problem import (
     Assignment,
     Problem,
     cost,
+    fewest_slices,
     fits,
     lift,
     slice_bound,
@@ -19,7 +20,11 @@ from slicewise.passes.partitioning.problem import (
 from slicewise.passes.partitioning.reduce import join_uncuttable, reduce, restrict
 from slicewise.passes.partitioning.refine import refine
 
-_MOST_PREFIXES = 150_000
+_MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
+_FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
+_MOST_PREFIXES = 400_000
+_MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
+_FEWER_SLICES = 5.0  # seconds to spend on fewer slices at the same bytes
 _CHECKED = 3_000  # ops up to which slices are measured one by one along an order
 
 
@@ -100,35 +105,95 @@ def _prove(
     workers: int,
     seed: int,
 ) -> Found:
-    from slicewise.passes.partitioning import ideals
-
-    until = time.monotonic() + (deadline - time.monotonic()) / 2
-    prefixes = ideals.ideals(problem, _MOST_PREFIXES, until)
-    if prefixes is not None:
-        found, proven = ideals.solve(problem, prefixes, best_bytes, deadline)
-        if proven:
-            value = 0 if found is None else cost(problem, found)
-            return Found(found, value, True, f"all {len(prefixes)} prefixes")
+    if best is not None and best_bytes is not None and has_one_order(problem):
+        return Found(best, best_bytes, True, "one order")
+    exhausted = _over_prefixes(problem, best_bytes, deadline)
+    if exhausted.closed:
+        return exhausted
+    bound = exhausted.lower_bound
+    if exhausted.slice_of is not None:
+        best, best_bytes = exhausted.slice_of, cost(problem, exhausted.slice_of)
+    bound = max(bound, _cut_bound(problem, best, deadline))
+    if best_bytes is not None and bound >= best_bytes:
+        return Found(best, best_bytes, True, "minimum cuts")
     slices = slice_bound(problem)
     if problem.max_slices is not None:
         slices = min(slices, problem.max_slices)
     if slices == 1:
         fitting = fits(problem, [0] * problem.size)
         return Found([0] * problem.size if fitting else None, 0, True, "one slice")
+    if problem.size * slices > _MOST_VARIABLES and best is not None:
+        return Found(best, bound, False, "minimum cuts")
     outcome = exact.solve(
         problem,
         slices,
         hint=best,
         best=best_bytes,
+        least=bound,
         seconds=deadline - time.monotonic(),
         workers=workers,
         seed=seed,
     )
+    bound = max(bound, outcome.lower_bound)
     if outcome.slice_of is None:
         if outcome.closed:
             return Found(best, best_bytes or 0, True, "CP-SAT")
-        return Found(best, outcome.lower_bound, False, "CP-SAT")
-    return Found(outcome.slice_of, outcome.lower_bound, outcome.closed, "CP-SAT")
+        return Found(best, bound, False, "CP-SAT")
+    return Found(outcome.slice_of, bound, outcome.closed, "CP-SAT")
+
+
+def has_one_order(problem: Problem) -> bool:
+    """Whether each node depends on the one before it: then the best cut of that order is optimal."""
+    return all(node + 1 in problem.succs[node] for node in range(problem.size - 1))
+
+
+def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> int:
+    """The best of the minimum-cut bounds along some orders."""
+    from slicewise.passes.partitioning.bounds import lower_bound
+
+    tried = orders(problem)
+    if best is not None:
+        tried.append(sorted(range(problem.size), key=lambda node: (best[node], node)))
+    until = time.monotonic() + (deadline - time.monotonic()) / 4
+    bound = 0
+    for order in tried:
+        if time.monotonic() < until:
+            bound = max(bound, lower_bound(problem, order, deadline=until))
+    return bound
+
+
+def _over_prefixes(problem: Problem, best_bytes: int | None, deadline: float) -> Found:
+    """Dynamic programming over prefixes, if there are few; perhaps only of a relaxation.
+
+    Not closed, it still has the lower bound and perhaps a better assignment.
+    """
+    from slicewise.passes.partitioning import ideals
+    from slicewise.passes.partitioning.evict import absorb_sources, settle
+
+    core = absorb_sources(problem)
+    bound, better = 0, None
+    for goal, evictable, most in (
+        (problem, None, _FEW_PREFIXES),
+        (core.problem, core.evictable, _MOST_PREFIXES),
+        (problem, None, _MOST_PREFIXES),
+    ):
+        if goal is core.problem and evictable is None:
+            continue
+        seconds = (deadline - time.monotonic()) / 4
+        most = min(most, _MOST_CELLS // (goal.size + len(goal.nets) + 1))
+        found = ideals.lattice(goal, most, time.monotonic() + seconds)
+        if found is None:
+            continue
+        method = f"all {len(found.ideals)} prefixes"
+        slice_of, value, finished = ideals.solve(goal, found, best_bytes, deadline, evictable)
+        if not finished:
+            continue
+        if slice_of is None or evictable is None:
+            return Found(slice_of, value, True, method)
+        bound, better = value, settle(problem, core, slice_of)
+        if better is not None and cost(problem, better) == value:
+            return Found(better, value, True, method)
+    return Found(better, bound, False, "")
 
 
 def _solve_ground(
@@ -142,11 +207,15 @@ def _solve_ground(
             found = cut_checked(problem, order, base)
             if found is not None and (best_bytes is None or cost(problem, found) < best_bytes):
                 best, best_bytes = found, cost(problem, found)
-    if best is not None and best_bytes == relaxed.lower_bound:
-        return Found(best, best_bytes, True, relaxed.method)
     slices = ground_slice_bound(base, problem)
+    seconds = deadline - time.monotonic()
+    cheapest = best is not None and best_bytes == relaxed.lower_bound
+    if best is not None and cheapest:  # only the number of slices may be better
+        slices, seconds = max(best) + 1, min(seconds, _FEWER_SLICES)
     if problem.max_slices is not None:
         slices = min(slices, problem.max_slices)
+    if best is not None and cheapest and slices <= max(2, fewest_slices(problem)):
+        return Found(best, relaxed.lower_bound, True, relaxed.method)
     if slices == 1:
         return Found(None, 0, True, "one slice")
     outcome = exact.solve(
@@ -154,7 +223,7 @@ def _solve_ground(
         slices,
         hint=best,
         best=best_bytes,
-        seconds=deadline - time.monotonic(),
+        seconds=seconds,
         workers=workers,
         seed=seed,
         base=base,
@@ -162,7 +231,7 @@ def _solve_ground(
     bound = max(relaxed.lower_bound, outcome.lower_bound)
     if outcome.slice_of is not None:
         best = outcome.slice_of
-    return Found(best, bound, outcome.closed, "CP-SAT with liveness")
+    return Found(best, bound, outcome.closed or cheapest, "CP-SAT with liveness")
 
 
 def ground_slice_bound(base: Ground, problem: Problem) -> int:

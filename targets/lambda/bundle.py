@@ -1,9 +1,9 @@
 """The bundle: a directory with one package per function, plan.json and functions.json.
 
-    plan.json                     what was decided, and why
-    functions.json                the functions: package, handler, memory, timeout
-    functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
-    functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+plan.json                     what was decided, and why
+functions.json                the functions: package, handler, memory, timeout
+functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
+functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
 """
 
 from __future__ import annotations

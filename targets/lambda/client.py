@@ -73,12 +73,14 @@ class Client:
         if reply["status"] == 200:
             self.last_trace = reply.get("trace", {})
             return dict(reply)
-        error = reply["error"]
+        problem = reply["error"]
         if reply["status"] < 500:
-            raise RequestError(error["message"], status=reply["status"], field=error.get("field"))
+            raise RequestError(
+                problem["message"], status=reply["status"], field=problem.get("field")
+            )
         raise SliceFailure(
-            f"{error['message']} (request {reply['request_id']})",
-            slice=error.get("slice"),
+            f"{problem['message']} (request {reply['request_id']})",
+            slice=problem.get("slice"),
             request_id=reply["request_id"],
         )
 

@@ -57,6 +57,16 @@ class LocalEndpoint:
         """Lambda's Invoke API here: the `endpoint_url` for any boto3 Lambda client."""
         return str(self.platform.endpoint_url)
 
+    @property
+    def last_trace(self) -> dict[str, Any]:
+        """Where the time of the latest call went, ms."""
+        return self.client.last_trace
+
+    @property
+    def reports(self) -> tuple[Any, ...]:
+        """The REPORT of every invocation so far."""
+        return tuple(self.platform.reports)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output for these inputs. Raises `RequestError` or `SliceFailure`."""
         return self.client(*args, **kwargs)

@@ -56,7 +56,9 @@ def read_profile(path: Path) -> Profile:
             payload_threshold_bytes=data["transport"]["payload_threshold_bytes"],
         )
     except KeyError as error:
-        raise TargetError(f"{path} lacks {error}; compare it with the profile of slicewise.") from error
+        raise TargetError(
+            f"{path} lacks {error}; compare it with the profile of slicewise."
+        ) from error
     for name in Profile.__dataclass_fields__:
         value = getattr(profile, name)
         if not isinstance(value, (int, float)) or value <= 0:

@@ -73,9 +73,9 @@ def slice_is_allowed(
     sent = sum(graph.tensor[name].max_bytes for name in leaving)
     if limits.weight_bytes is not None and weight_bytes > limits.weight_bytes:
         return False
-    if limits.package_mb is not None:
-        if overheads.package_bytes + weight_bytes > limits.package_mb * MB:
-            return False
+    package = overheads.package_bytes + weight_bytes
+    if limits.package_mb is not None and package > limits.package_mb * MB:
+        return False
     if overheads.max_edge_bytes is not None and max(received, sent) > overheads.max_edge_bytes:
         return False
     if limits.memory_mb is None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from itertools import pairwise
+
+import networkx
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from slicewise.errors import InfeasibleError
-from slicewise.graph import INPUT, OpGraph
+from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes import Partition, partition
+from slicewise.passes.partitioning import exact
+from slicewise.passes.partitioning.ground import ground, relaxation
+from slicewise.passes.partitioning.problem import cost, fits, slice_bound
 
 from tests.passes.graphs import best_partition, crossing, op_graphs, slice_is_allowed
 
@@ -22,7 +29,7 @@ def limits_and_overheads(
     factor: float,
     edge: int | None,
 ) -> tuple[Limits, Overheads]:
-    """Limits that leave `memory` bytes for a slice: the function's overhead takes the rest of 1 MB."""
+    """Limits that leave `memory` bytes for a slice: overhead takes the rest of 1 MB."""
     return (
         Limits(
             weight_bytes=weight_bytes,
@@ -105,3 +112,118 @@ def test_reaches_the_optimum_under_all_limits(
     edge: int | None,
 ):
     agree(graph, *limits_and_overheads(cap, memory, slices, factor, edge))
+
+
+@QUICK
+@given(op_graphs(), st.integers(4, 16), st.one_of(st.none(), st.integers(1, 4)))
+def test_cp_sat_alone_reaches_the_optimum(graph: OpGraph, cap: int, slices: int | None):
+    limits, overheads = limits_and_overheads(cap, None, slices, 0.0, None)
+    problem = relaxation(ground(graph, limits, overheads))
+    assume(not any(sum(amounts) <= cap for amounts, cap in problem.resources))
+    count = min(slices or len(graph.ops), slice_bound(problem))
+    assume(count > 1)
+    found = exact.solve(problem, count, hint=None, best=None, seconds=30, workers=1, seed=0)
+    wanted = best_partition(graph, limits, overheads)
+
+    if found.slice_of is None:
+        assert wanted[0] == float("inf")
+    else:
+        assert (cost(problem, found.slice_of), max(found.slice_of) + 1) == wanted
+        assert fits(problem, found.slice_of)
+
+
+def chain(*sizes: int, weight: int = 10) -> OpGraph:
+    """A chain of ops a, b, c, ... of equal weights whose tensors have these bytes."""
+    digraph = networkx.DiGraph()
+    names = [chr(ord("a") + index) for index in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
+        digraph.add_node(name, bytes=size, weight_bytes=weight)
+    digraph.add_edges_from(pairwise(names))
+    return OpGraph.from_networkx(digraph)
+
+
+def test_cuts_a_chain_at_its_smallest_tensor():
+    found = partition(chain(5, 1, 7, 5), Limits(weight_bytes=30))
+
+    assert [part.ops for part in found.slices] == [("a", "b"), ("c", "d")]
+    assert found.cross_slice_bytes == 1
+    assert found.certificate.status == "optimal"
+
+
+def test_a_graph_that_fits_is_one_slice():
+    found = partition(chain(5, 1, 7), Limits())
+
+    assert [part.ops for part in found.slices] == [("a", "b", "c")]
+    assert found.cross_slice_bytes == 0
+
+
+def test_a_tensor_is_paid_once_per_slice_that_receives_it():
+    digraph = networkx.DiGraph([("a", "b"), ("a", "c"), ("a", "d")])
+    networkx.set_node_attributes(digraph, {"a": 3, "b": 0, "c": 0, "d": 0}, "bytes")
+    networkx.set_node_attributes(digraph, 10, "weight_bytes")
+
+    found = partition(OpGraph.from_networkx(digraph), Limits(weight_bytes=20))
+
+    assert len(found.slices) == 2
+    assert found.cross_slice_bytes == 3
+
+
+def test_a_shared_weight_counts_once_per_slice():
+    tied = Weight(name="w", bytes=8, memory_bytes=8)
+    ops = tuple(
+        Op(name=name, inputs=inputs, outputs=(name,), weights=("w",))
+        for name, inputs in (("a", ()), ("b", ("a",)))
+    )
+    tensors = tuple(Tensor(name=op.name, producer=op.name, bytes=4, max_bytes=4) for op in ops)
+    graph = OpGraph(name="tied", ops=ops, tensors=tensors, weights=(tied,), outputs=("b",))
+
+    assert len(partition(graph, Limits(weight_bytes=8)).slices) == 1
+
+
+def test_names_the_op_whose_weights_do_not_fit():
+    graph = chain(1, 1, weight=200 * MB)
+
+    with pytest.raises(InfeasibleError, match=r"Op 'a' has 200.0 MB .*100.0 MB") as caught:
+        partition(graph, Limits(weight_bytes=100 * MB))
+
+    assert caught.value.op == "a"
+    assert caught.value.smallest_limit == 200 * MB
+    partition(graph, Limits(weight_bytes=200 * MB))
+
+
+def test_names_the_smallest_package_limit_that_works():
+    graph, overheads = chain(1, 1, weight=200 * MB), Overheads(package_bytes=71 * MB)
+
+    with pytest.raises(InfeasibleError, match="Raise package_mb to at least 271") as caught:
+        partition(graph, Limits(package_mb=250), overheads=overheads)
+
+    assert caught.value.smallest_limit == 271
+    partition(graph, Limits(package_mb=271), overheads=overheads)
+
+
+def test_names_the_smallest_memory_limit_that_works():
+    graph, overheads = chain(10 * MB, 90 * MB, 5 * MB), Overheads(memory_bytes=110 * MB)
+
+    with pytest.raises(InfeasibleError, match=r"Op 'b' needs 100.0 MB .*200 MB") as caught:
+        partition(graph, Limits(memory_mb=200), overheads=overheads)
+
+    assert caught.value.limit_name == "memory_mb"
+    smallest = caught.value.smallest_limit
+    assert smallest is not None
+    partition(graph, Limits(memory_mb=smallest), overheads=overheads)
+
+
+def test_names_the_number_of_slices_that_works():
+    graph = chain(1, 1, 1, 1, 1, weight=60 * MB)
+
+    with pytest.raises(InfeasibleError, match="Raise max_slices to 5") as caught:
+        partition(graph, Limits(weight_bytes=100 * MB, max_slices=3))
+
+    assert caught.value.smallest_limit == 5
+    partition(graph, Limits(weight_bytes=100 * MB, max_slices=5))
+
+
+def test_a_graph_without_ops_has_no_slices():
+    graph = OpGraph(name="empty", ops=(), tensors=())
+
+    assert partition(graph, Limits(weight_bytes=1)).slices == ()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
-from slicewise.limits import Limits
 from torch import nn
+
+from slicewise.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +43,11 @@ def resnet50() -> Case:
     from transformers import ResNetConfig, ResNetModel
 
     torch.manual_seed(0)
-    config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3]
-    )
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3])
     model = _ready(ResNetModel(config))
-    return Case(model=model, inputs={"pixel_values": torch.randn(2, 3, 64, 64)}, limits=_thirds(model))
+    return Case(
+        model=model, inputs={"pixel_values": torch.randn(2, 3, 64, 64)}, limits=_thirds(model)
+    )
 
 
 def gpt2() -> Case:
@@ -71,7 +73,7 @@ def vit() -> Case:
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
-        image_size=32, patch_size=8, num_labels=10,
+        image_size=32, patch_size=8,
     )  # fmt: skip
     model = _ready(ViTForImageClassification(config))
     return Case(
@@ -120,7 +122,9 @@ def lstm() -> Case:
     """Two LSTM layers, one of them bidirectional, and a classifier; returns a dict."""
     torch.manual_seed(0)
     model = _ready(_LstmClassifier())
-    return Case(model=model, inputs=(torch.randint(0, 300, (2, 10)),), limits=Limits(weight_bytes=240_000))
+    return Case(
+        model=model, inputs=(torch.randint(0, 300, (2, 10)),), limits=Limits(weight_bytes=240_000)
+    )
 
 
 class _UNet(nn.Module):
@@ -129,11 +133,9 @@ class _UNet(nn.Module):
         sizes = [width * 2**level for level in range(depth + 1)]
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(sizes, sizes[1:], strict=False)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(sizes)
         )
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairwise(sizes))
         self.merge = nn.ModuleList(nn.Conv2d(2 * a, a, 3, padding=1) for a in sizes[:-1])
         self.last = nn.Conv2d(width, 2, 1)
 
@@ -147,7 +149,8 @@ class _UNet(nn.Module):
             reversed(self.up), reversed(self.merge), reversed(skips), strict=True
         ):
             x = torch.relu(merge(torch.cat([up(x), skip], dim=1)))
-        return self.last(x)
+        out: torch.Tensor = self.last(x)
+        return out
 
 
 def unet() -> Case:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -93,7 +93,7 @@ def choose_limiter(wanted: Kind | Literal["auto"], name: str) -> Limiter:
     Raises TargetError when the wanted one does not work, with the reason.
     """
     reasons = []
-    makers = {"cgroup v1": CgroupV1, "cgroup v2": CgroupV2}
+    makers: dict[str, Callable[[str], Limiter]] = {"cgroup v1": CgroupV1, "cgroup v2": CgroupV2}
     for kind, make in makers.items():
         if wanted in ("auto", kind):
             try:

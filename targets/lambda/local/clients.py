@@ -10,10 +10,11 @@ from typing import Any
 from .environment import REGION
 
 CONNECT_SECONDS = 10.0
+READ_SECONDS = 960.0  # Lambda's longest timeout, and a cold start before it
 
 
 def boto_client(
-    service: str, url: str, credentials: tuple[str, str], *, read_timeout_s: float = 900.0
+    service: str, url: str, credentials: tuple[str, str], *, read_timeout_s: float = READ_SECONDS
 ) -> Any:
     """A client with explicit endpoint, region, credentials and time limits, and no retries."""
     # Imported here: it takes a quarter of a second, which only its users should pay.
@@ -21,11 +22,14 @@ def boto_client(
     import botocore.session
     from botocore.config import Config
 
-    core = botocore.session.Session()
-    # ~/.aws is not read: a profile there may set endpoints, retries or a region.
-    core.set_config_variable("config_file", os.devnull)
-    core.set_config_variable("credentials_file", os.devnull)
-    core.set_config_variable("profile", None)
+    # Neither ~/.aws nor AWS_PROFILE: a profile may set endpoints, retries or a region.
+    core = botocore.session.Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+    )
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         read_timeout=read_timeout_s,

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slicewise.errors import TargetError
 
@@ -19,6 +19,8 @@ from .environment import VERSION
 from .instance import Instance, Invocation, Surroundings
 from .reports import Journal, Report, Status
 from .runtime_api import DeadlinePassed, InstanceExited, RuntimeReply
+
+LAST_INVOCATIONS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,16 @@ class Outcome:
     status: Status = "success"
     log: bytes = b""
     instance_lives: bool = True
-    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init:
+    """How an init phase went; without `ms` there was none, or it does not count as one."""
+
+    ms: float | None = None
+    log: bytes = b""
+    failure: Outcome | None = None
+    timed_out: bool = False
 
 
 class Throttled(Exception):  # noqa: N818 - Lambda's word
@@ -85,13 +96,12 @@ class Dispatcher:
         """Start idle instances until there are `count`. Raises TargetError when init fails."""
         while len(self._idle[function.name]) < count:
             instance = self._start(function)
-            outcome, _init_ms = self._initialise(instance)
-            self._journal.add_log(function.name, instance.read_log())
-            if outcome:
+            init = self._initialise(instance, "")
+            self._journal.add_log(function.name, init.log)
+            if init.ms is None or init.failure:
                 self._discard(instance)
-                raise TargetError(
-                    f"function {function.name!r} does not start: {outcome.payload.decode()}"
-                )
+                why = init.failure.payload if init.failure else b"its init phase takes too long"
+                raise TargetError(f"function {function.name!r} does not start: {why.decode()}")
             self._give_back(instance)
 
     def discard_idle(self) -> None:
@@ -105,7 +115,10 @@ class Dispatcher:
             self._stopping = True
 
     def close(self) -> None:
-        """Give back what idle instances hold, after the keeper has ended them."""
+        """Wait for the last invocations and free the idle instances, which the keeper has ended."""
+        deadline = time.monotonic() + LAST_INVOCATIONS_SECONDS
+        while self._running and time.monotonic() < deadline:
+            time.sleep(0.002)
         for instance in self._take_all_idle():
             instance.close()
 
@@ -117,39 +130,36 @@ class Dispatcher:
         return idle
 
     def _invoke(self, function: Function, invocation: Invocation) -> Outcome:
-        init_ms = None
-        outcome = None
-        init_log = b""
         instance = self._take_idle(function)
-        deadline = None
-        if instance is None:
-            instance = self._start(function)
-            try:
-                outcome, init_ms = self._initialise(instance, invocation.request_id)
-                init_log = instance.read_log()
-            except DeadlinePassed:
+        init = Init()
+        try:
+            if instance is None:
+                instance = self._start(function)
+                init = self._initialise(instance, invocation.request_id)
+            began = time.monotonic()
+            deadline = began + function.timeout_s
+            outcome = init.failure
+            if init.timed_out:
                 # Lambda then repeats the init within the invocation, at the function's CPU share.
-                init_log = instance.read_log() + self._init_timeout_line()
                 self._discard(instance)
-                deadline = time.monotonic() + function.timeout_s
+                instance = None
                 instance = self._start(function)
                 outcome = self._initialise_within(instance, invocation, deadline)
-        began = time.perf_counter()
-        if deadline is not None:
-            began -= time.monotonic() - (deadline - function.timeout_s)
-        if outcome is None:
-            outcome = self._run(instance, invocation, deadline)
-        duration_ms = (time.perf_counter() - began) * 1000
-        return self._finish(
-            instance, invocation, outcome, init_log, init_ms=init_ms, duration_ms=duration_ms
-        )
+            if outcome is None:
+                outcome = self._run(instance, invocation, deadline)
+            duration_ms = (time.monotonic() - began) * 1000
+        except BaseException:
+            if instance:
+                self._discard(instance)
+            raise
+        return self._finish(instance, invocation, outcome, init, duration_ms)
 
-    def _run(self, instance: Instance, invocation: Invocation, deadline: float | None) -> Outcome:
+    def _run(self, instance: Instance, invocation: Invocation, deadline: float) -> Outcome:
         """The invoke phase."""
         instance.begin()
         try:
-            sent = instance.send(invocation)
-            reply = instance.receive(invocation, sent if deadline is None else deadline)
+            instance.send(invocation, deadline)
+            reply = instance.receive(invocation, deadline)
         except InstanceExited:
             return self._crashed(instance, invocation.request_id)
         except DeadlinePassed:
@@ -164,14 +174,23 @@ class Dispatcher:
         # awslambdaric ends itself when its response is refused; there is no need to wait for that.
         return failed(reply, instance_lives=reply.kind != "too large")
 
-    def _initialise(self, instance: Instance, request_id: str = "") -> tuple[Outcome | None, float]:
-        """The init phase: (None or how it failed, ms). Raises DeadlinePassed."""
-        function = instance.function
-        share = cpu_share(function.memory_mb, self._cpu_scale)
+    def _initialise(self, instance: Instance, request_id: str) -> Init:
+        """The init phase, at more CPU than the function's share."""
+        share = cpu_share(instance.function.memory_mb, self._cpu_scale)
         instance.set_cpu(max(INIT_VCPUS, share))
-        outcome = self._await_ready(instance, request_id, instance.started + self._init_timeout_s)
+        try:
+            failure = self._await_ready(
+                instance, request_id, instance.started + self._init_timeout_s
+            )
+        except DeadlinePassed:
+            line = (
+                f"INIT_REPORT Init Duration: {self._init_timeout_s * 1000:.2f} ms\t"
+                "Phase: init\tStatus: timeout\n"
+            )
+            return Init(log=instance.read_log() + line.encode(), timed_out=True)
         instance.set_cpu(share)
-        return outcome, (time.monotonic() - instance.started) * 1000
+        ms = (time.monotonic() - instance.started) * 1000
+        return Init(ms=ms, log=instance.read_log(), failure=failure)
 
     def _initialise_within(
         self, instance: Instance, invocation: Invocation, deadline: float
@@ -193,12 +212,6 @@ class Dispatcher:
             instance.end()
         return failed(error, instance_lives=False) if error else None
 
-    def _init_timeout_line(self) -> bytes:
-        return (
-            f"INIT_REPORT Init Duration: {self._init_timeout_s * 1000:.2f} ms\t"
-            "Phase: init\tStatus: timeout\n"
-        ).encode()
-
     def _crashed(self, instance: Instance, request_id: str) -> Outcome:
         """The process has ended by itself or was killed, not by us for its time."""
         out_of_memory = instance.out_of_memory
@@ -211,7 +224,6 @@ class Dispatcher:
             status="error",
             log=f"{message}\n{error_type}\n".encode(),
             instance_lives=False,
-            killed=True,
         )
 
     def _finish(
@@ -219,9 +231,7 @@ class Dispatcher:
         instance: Instance,
         invocation: Invocation,
         outcome: Outcome,
-        init_log: bytes,
-        *,
-        init_ms: float | None,
+        init: Init,
         duration_ms: float,
     ) -> Outcome:
         """Write log and report, put the instance back or away; the outcome with its log."""
@@ -236,16 +246,16 @@ class Dispatcher:
             request_id=invocation.request_id,
             instance=instance.id,
             duration_ms=duration_ms,
-            billed_ms=math.ceil(duration_ms + (init_ms or 0.0)),
+            billed_ms=math.ceil(duration_ms + (init.ms or 0.0)),
             memory_mb=function.memory_mb,
             max_memory_mb=peak_mb,
-            init_ms=init_ms,
+            init_ms=init.ms,
             status=outcome.status,
             error_type=outcome.error_type,
         )
         log = b"".join(
             (
-                init_log,
+                init.log,
                 f"START RequestId: {invocation.request_id} Version: {VERSION}\n".encode(),
                 instance.read_log(),
                 outcome.log,
@@ -257,13 +267,8 @@ class Dispatcher:
         if outcome.instance_lives:
             self._give_back(instance)
         else:
-            self._discard(instance, killed=outcome.killed)
-        return Outcome(
-            payload=outcome.payload,
-            error_type=outcome.error_type,
-            status=outcome.status,
-            log=log,
-        )
+            self._discard(instance)
+        return replace(outcome, log=log)
 
     def _take_idle(self, function: Function) -> Instance | None:
         """The instance that was used last, if any is alive."""
@@ -273,13 +278,12 @@ class Dispatcher:
                 if not idle:
                     return None
                 instance = idle.pop()
-            try:
+            with contextlib.suppress(InstanceExited, DeadlinePassed):
                 instance.api.wait_until_ready(time.monotonic() + function.timeout_s)
-            except (InstanceExited, DeadlinePassed):
-                self._journal.add_log(function.name, instance.read_log())
-                self._discard(instance)
-            else:
-                return instance
+                if instance.alive:
+                    return instance
+            self._journal.add_log(function.name, instance.read_log())
+            self._discard(instance)
 
     def _start(self, function: Function) -> Instance:
         with self._lock:
@@ -296,11 +300,10 @@ class Dispatcher:
                 return
         self._discard(instance)
 
-    def _discard(self, instance: Instance, *, killed: bool = False) -> None:
-        if not killed:
-            # The keeper is gone when the platform stops; it has killed everything then.
-            with contextlib.suppress(TargetError):
-                instance.kill()
+    def _discard(self, instance: Instance) -> None:
+        # When the platform stops, the keeper is gone; it has killed everything then.
+        with contextlib.suppress(TargetError):
+            instance.kill()
         instance.close()
 
 

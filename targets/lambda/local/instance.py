@@ -63,6 +63,8 @@ class Instance:
         self._log = os.open(self._log_path, os.O_RDWR)
         self._log_read = 0
         self.killed_for_memory = False
+        self._ended = False
+        self._exit_code: int | None = None
         self._closed = False
         self._sampling = threading.Lock()
         self._process: Process | None = None
@@ -97,10 +99,9 @@ class Instance:
         )
 
     @property
-    def pid(self) -> int:
-        """The process id."""
-        assert self._process is not None
-        return self._process.pid
+    def alive(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self._process is not None and not self._process.ended()
 
     def set_cpu(self, vcpus: float) -> None:
         """Allow this many vCPUs from now on."""
@@ -140,13 +141,13 @@ class Instance:
         """Whether the kernel or the platform has killed it for its memory."""
         return self.killed_for_memory or self._confinement.oom_killed()
 
-    def send(self, invocation: Invocation) -> float:
-        """Hand an event to the runtime; the deadline, time.monotonic() seconds."""
-        now, deadline = time.time(), time.monotonic() + self.function.timeout_s
+    def send(self, invocation: Invocation, deadline: float) -> None:
+        """Hand an event to the runtime; `deadline` is in time.monotonic() seconds."""
+        deadline_ms = (time.time() + deadline - time.monotonic()) * 1000
         arn = function_arn(self.function.name)
         headers = [
             ("Lambda-Runtime-Aws-Request-Id", invocation.request_id),
-            ("Lambda-Runtime-Deadline-Ms", str(int((now + self.function.timeout_s) * 1000))),
+            ("Lambda-Runtime-Deadline-Ms", str(int(deadline_ms))),
             (
                 "Lambda-Runtime-Invoked-Function-Arn",
                 f"{arn}:{invocation.qualifier}" if invocation.qualifier else arn,
@@ -156,7 +157,6 @@ class Instance:
         if invocation.client_context:
             headers.append(("Lambda-Runtime-Client-Context", invocation.client_context))
         self.api.send_event(headers, invocation.event)
-        return deadline
 
     def receive(self, invocation: Invocation, deadline: float) -> RuntimeReply:
         """Wait for the runtime's reply. Raises InstanceExited or DeadlinePassed."""
@@ -175,9 +175,11 @@ class Instance:
 
     def kill(self) -> int | None:
         """Kill the process and all it started; its exit code (negative: the signal)."""
-        assert self._process is not None
-        status = self._around.keeper.kill(self._process)
-        return None if status is None else os.waitstatus_to_exitcode(status)
+        if self._process and not self._ended:
+            status = self._around.keeper.kill(self._process)
+            self._exit_code = None if status is None else os.waitstatus_to_exitcode(status)
+            self._ended = True
+        return self._exit_code
 
     def close(self) -> None:
         """Give everything back that `kill` has left."""

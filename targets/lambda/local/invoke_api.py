@@ -86,7 +86,8 @@ class InvokeServer:
             try:
                 sock, _address = self._listener.accept()
             except OSError:
-                continue  # stopping, or a client that has gone already
+                self._stopping.wait(0.01)  # a client that has gone already, or no descriptors left
+                continue
             with self._lock:
                 self._sockets.add(sock)
             threading.Thread(

@@ -15,6 +15,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
 from slicewise.errors import TargetError
 
 # What Lambda's Python runtime has (boto3 and the runtime interface client) and what a bundle

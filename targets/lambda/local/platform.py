@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,7 +17,7 @@ from slicewise.errors import TargetError
 
 from ..functions import Function
 from .cgroup import Enforcement, Kind, Limiter, choose_limiter
-from .clients import boto_client, create_buckets
+from .clients import READ_SECONDS, boto_client, create_buckets
 from .dispatcher import Dispatcher
 from .environment import check_functions
 from .instance import Surroundings
@@ -58,7 +59,10 @@ class Platform:
         event_retry_s: tuple[float, ...] = (60.0, 120.0),
         enforcement: Kind | Literal["auto"] = "auto",
     ) -> None:
-        self._functions = tuple(functions)
+        # Instances run in their package's directory, where a relative path would not lead to it.
+        self._functions = tuple(
+            replace(function, package=function.package.resolve()) for function in functions
+        )
         self._s3_endpoint_url = s3_endpoint_url
         self._buckets = tuple(buckets)
         self._credentials = credentials
@@ -70,6 +74,7 @@ class Platform:
         self._event_retry_s = event_retry_s
         self._wanted_enforcement = enforcement
         self._journal = Journal()
+        self._owner = os.getpid()
         self._limiter: Limiter | None = None
         self._work: Path | None = None
         self._keeper: Keeper | None = None
@@ -97,6 +102,7 @@ class Platform:
             runtime_package_bytes=self._runtime_package_bytes,
         )
         atexit.register(self.stop)
+        self._owner = os.getpid()
         try:
             self._start()
         except BaseException:
@@ -143,6 +149,8 @@ class Platform:
     def stop(self) -> None:
         """Kill all instances and remove every trace. May be called again."""
         atexit.unregister(self.stop)
+        if self._owner != os.getpid():
+            return  # a fork of the process that started it; the platform is not its own
         if self._dispatcher:
             self._dispatcher.stop()
         if self._server:
@@ -203,7 +211,9 @@ class Platform:
         assert self._dispatcher is not None
         self._dispatcher.discard_idle()
 
-    def client(self, service: Literal["lambda", "s3"], *, read_timeout_s: float = 900.0) -> Any:
+    def client(
+        self, service: Literal["lambda", "s3"], *, read_timeout_s: float = READ_SECONDS
+    ) -> Any:
         """An unmodified boto3 client of this platform.
 
         It never retries: a repeated invocation would run the function twice.

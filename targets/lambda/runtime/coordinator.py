@@ -109,9 +109,7 @@ def _invoke(
     name = part["name"]
     started = time.perf_counter()
     try:
-        answer = functions.invoke(
-            FunctionName=function, Payload=json.dumps(message).encode()
-        )
+        answer = functions.invoke(FunctionName=function, Payload=json.dumps(message).encode())
         body = json.loads(answer["Payload"].read() or b"{}")
     except (ClientError, BotoCoreError) as error:
         message_text = f"slice {name} was not called: {error}"

@@ -28,7 +28,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 _WHOLE = re.compile(r"u?int\d+|bool")
 
 
-class BadRequest(ValueError):
+class BadRequest(ValueError):  # noqa: N818 - the name that a caller sees
     """The caller's mistake: an HTTP-like 4xx `status` and the offending `field`."""
 
     def __init__(self, field: str, message: str, status: int = 400) -> None:
@@ -96,9 +96,9 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
         return _from_numbers(name, tensor, spec)
     record = dict(tensor)
     shape, dtype = record.get("shape"), record.get("dtype")
-    if "bytes" not in record and isinstance(shape, list) and dtype in ITEM_BYTES:
-        if all(type(n) is int for n in shape):
-            record["bytes"] = math.prod(shape) * ITEM_BYTES[dtype]
+    whole = isinstance(shape, list) and all(type(n) is int for n in shape)
+    if "bytes" not in record and isinstance(shape, list) and whole and dtype in ITEM_BYTES:
+        record["bytes"] = math.prod(shape) * ITEM_BYTES[dtype]
     check_record(name, record)
     _check_dtype(name, record["dtype"], spec)
     if "data" in record:

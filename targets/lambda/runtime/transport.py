@@ -29,6 +29,7 @@ from .wire import (
 
 BUCKET_VARIABLE = "SLICEWISE_BUCKET"
 
+
 class Store:
     """The bucket of one deployment; its client is made once, at import time of the handler."""
 

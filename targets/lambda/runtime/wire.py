@@ -88,7 +88,9 @@ def check_record(field: str, record: Any) -> None:
         raise WireError(field, f"shape {shape!r} holds something other than sizes")
     expected = math.prod(shape) * ITEM_BYTES[dtype]
     if size != expected:
-        raise WireError(field, f"bytes is {size!r}; dtype {dtype} and shape {shape} make {expected}")
+        raise WireError(
+            field, f"bytes is {size!r}; dtype {dtype} and shape {shape} make {expected}"
+        )
 
 
 def check_bytes(field: str, record: Record, raw: bytes) -> None:

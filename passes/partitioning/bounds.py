@@ -1,0 +1,217 @@
+"""A lower bound for graphs that are too large to prove otherwise: minimum cuts at every weight.
+
+Along a topological order, every ideal (prefix of a partition) has a first missing position j: it holds
+all nodes before j and none that depends on the one at j. Between these two sets its cut is at least a
+minimum cut. That bounds the cut of an ideal by its weight, and a partition has ideals at many weights:
+the next boundary is never more than a cap away.
+
+Bytes are not counted twice. Keep a boundary whenever it is at least `spread` heavier than the last one
+kept; the next kept one is then less than cap + spread away. A net is only counted at ideals whose weights differ by less than `spread`, so at one kept boundary at most, and a
+net that is live at a boundary is received at least once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicewise.passes.partitioning.problem import Problem
+
+Array = NDArray[Any]
+
+_MOST_FREE = 20_000  # nodes between the two sides; more make a flow too slow to be worth it
+_BUCKETS = 4_000
+
+
+@dataclass(slots=True)
+class _Group:
+    """Ideals whose first missing position lies in a range: what all have, what none has, between."""
+
+    begin: int
+    low: int
+    high: int
+    free: set[int]
+    live: list[int]
+    cut: int = 0
+
+
+def lower_bound(problem: Problem, order: Sequence[int], *, deadline: float) -> int:
+    """Bytes that every assignment within the caps pays, whatever the number of slices."""
+    best = 0
+    position = [0] * problem.size
+    for index, node in enumerate(order):
+        position[node] = index
+    for resource in range(len(problem.resources)):
+        weights = _weights(problem, resource)
+        cap = problem.resources[resource][1]
+        total = int(weights.sum())
+        if total <= cap or cap <= 0:
+            continue
+        groups = _groups(problem, order, position, weights, deadline)
+        if groups is None:
+            continue
+        for part in (32, 8, 3, 1):
+            spread = max(1, cap // part)
+            if not _cut_groups(problem, position, groups, spread, deadline):
+                return best
+            best = max(best, _shortest(groups, total, cap, spread))
+    return best
+
+
+def _weights(problem: Problem, resource: int) -> Array:
+    """A load per node whose sum over a slice is at most what the slice holds."""
+    amounts, _ = problem.resources[resource]
+    weights = np.zeros(problem.size, dtype=np.int64)
+    for load, amount in zip(problem.loads, amounts, strict=True):
+        for node in load.users:
+            weights[node] += amount // len(load.users)
+    return weights
+
+
+def _groups(
+    problem: Problem,
+    order: Sequence[int],
+    position: Sequence[int],
+    weights: Array,
+    deadline: float,
+) -> list[_Group] | None:
+    size = problem.size
+    sources = [index for index, node in enumerate(order) if not problem.preds[node]]
+    width = max(1, min(64, size // 1000))
+    left = [len(net.readers) for net in problem.nets]
+    live: set[int] = set()
+    groups = []
+    low = 0
+    for begin in range(0, size, width):
+        end = min(size, begin + width)
+        free = _free(problem, order, position, sources, begin, end)
+        if free is None or time.monotonic() > deadline:
+            return None
+        high = low + int(weights[list(free)].sum())
+        groups.append(_Group(begin, low, high, free, sorted(live)))
+        for node in order[begin:end]:
+            low += int(weights[node])
+            for net in problem.read[node]:
+                left[net] -= 1
+                if not left[net]:
+                    live.discard(net)
+            live.update(problem.made[node])
+    return groups
+
+
+def _free(
+    problem: Problem,
+    order: Sequence[int],
+    position: Sequence[int],
+    sources: Sequence[int],
+    begin: int,
+    end: int,
+) -> set[int] | None:
+    """Nodes from `begin` on that do not depend on all of the positions begin..end-1."""
+    import bisect
+    import heapq
+
+    everything = (1 << (end - begin)) - 1
+    mask: dict[int, int] = {}
+    queue = list(range(begin, end)) + sources[bisect.bisect_left(sources, end) :]
+    heapq.heapify(queue)
+    queued = set(queue)
+    free: set[int] = set()
+    while queue:
+        index = heapq.heappop(queue)
+        node = order[index]
+        above = 1 << (index - begin) if index < end else 0
+        for other in problem.preds[node]:
+            if position[other] >= begin:
+                above |= mask.get(other, everything)
+        if above == everything:
+            continue
+        mask[node] = above
+        free.add(node)
+        if len(free) > _MOST_FREE:
+            return None
+        for other in problem.succs[node]:
+            if position[other] not in queued:
+                queued.add(position[other])
+                heapq.heappush(queue, position[other])
+    return free
+
+
+def _cut_groups(
+    problem: Problem, position: Sequence[int], groups: list[_Group], spread: int, deadline: float
+) -> bool:
+    """Fill in the minimum cut of every group, counting a net only while ideals are near."""
+    first: dict[int, int] = {}  # net -> the lowest weight at which it is counted
+    for group in groups:
+        counted = []
+        touched = {net for node in group.free for net in problem.made[node]}
+        for net in sorted(touched.union(group.live)):
+            low = first.setdefault(net, group.low)
+            if group.high - low < spread:
+                counted.append(net)
+        group.cut = _minimum_cut(problem, position, group, counted)
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _minimum_cut(
+    problem: Problem, position: Sequence[int], group: _Group, counted: Sequence[int]
+) -> int:
+    from ortools.graph.python import max_flow
+
+    if not counted:
+        return 0
+    source, sink = 0, 1
+    number = {node: index for index, node in enumerate(sorted(group.free), start=2)}
+    nets = 2 + len(number)
+    tails, heads, capacities = [], [], []
+    endless = sum(problem.nets[net].bytes for net in counted) + 1
+    for net in counted:
+        made = problem.nets[net]
+        tails.append(number.get(made.producer, source))
+        heads.append(nets)
+        capacities.append(made.bytes)
+        for node in made.readers:
+            if node in number:
+                tails.append(nets)
+                heads.append(number[node])
+                capacities.append(endless)
+            elif position[node] >= group.begin:
+                tails.append(nets)
+                heads.append(sink)
+                capacities.append(endless)
+        nets += 1
+    for node, index in number.items():
+        for other in problem.preds[node]:
+            if other in number:
+                tails.append(index)
+                heads.append(number[other])
+                capacities.append(endless)
+    flow = max_flow.SimpleMaxFlow()
+    flow.add_arcs_with_capacity(np.array(tails), np.array(heads), np.array(capacities))
+    flow.solve(source, sink)
+    return int(flow.optimal_flow())
+
+
+def _shortest(groups: Sequence[_Group], total: int, cap: int, spread: int) -> int:
+    """The cheapest way through the weights in hops of less than cap + spread."""
+    width = max(1, -(-total // _BUCKETS))
+    count = total // width + 1
+    never = np.int64(1) << np.int64(61)
+    cuts = np.full(count, never)
+    for group in groups:
+        window = cuts[group.low // width : group.high // width + 1]
+        np.minimum(window, group.cut, out=window)
+    hop = (cap + spread - 1) // width + 1  # buckets that two weights this near can be apart
+    value = np.full(count, never)
+    value[0] = 0
+    for bucket in range(1, count):
+        if cuts[bucket] < never:
+            value[bucket] = cuts[bucket] + value[max(0, bucket - hop) : bucket].min()
+    return int(value[max(0, count - 1 - hop) :].min())

@@ -1,0 +1,87 @@
+"""A slice that fails names itself, the request and the cause; the next request works."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import slicewise
+
+
+def broken(bundle: slicewise.Bundle, directory: Path, source: str) -> slicewise.Bundle:
+    """A copy of the bundle whose middle slice runs `source` around its real handler."""
+    shutil.copytree(bundle.directory, directory)
+    handler = directory / "functions" / "slice1" / "handler.py"
+    handler.write_text(handler.read_text() + source)
+    return slicewise.load(directory)
+
+
+ONCE = """
+_handler = handler
+_calls = 0
+
+def handler(event, context):
+    global _calls
+    _calls += 1
+    if _calls == 1:
+        {action}
+    return _handler(event, context)
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("raise RuntimeError('the disk is on fire')", "the disk is on fire"),
+        ("import os; os.kill(os.getpid(), 9)", "slice1"),
+        ("import sys; sys.exit(3)", "slice1"),
+    ],
+)
+def test_a_failing_slice_is_named_and_the_next_request_works(
+    wide_bundle: slicewise.Bundle, tmp_path: Path, action: str, words: str
+) -> None:
+    bundle = broken(wide_bundle, tmp_path / "bundle", ONCE.format(action=action))
+    x, mask = torch.zeros(2, 8), torch.ones(2, dtype=torch.int64)
+    with bundle.serve() as endpoint:
+        with pytest.raises(slicewise.SliceFailure, match=words) as failure:
+            endpoint(x, mask)
+        assert failure.value.slice == "slice1"
+        assert failure.value.request_id
+        assert failure.value.request_id in str(failure.value)
+        if "kill" not in action and "exit" not in action:
+            assert endpoint(x, mask)["narrow"].shape == (2, 8)
+
+
+def test_a_slice_of_another_plan_is_refused(wide_bundle: slicewise.Bundle, tmp_path: Path) -> None:
+    bundle = broken(wide_bundle, tmp_path / "bundle", "")
+    handler = tmp_path / "bundle" / "functions" / "slice1" / "handler.py"
+    text = handler.read_text()
+    handler.write_text(text.replace(text.split("plan='")[1][:16], "0" * 16))
+    with bundle.serve() as endpoint, pytest.raises(slicewise.SliceFailure, match="belongs to plan"):
+        endpoint(torch.zeros(2, 8), torch.ones(2, dtype=torch.int64))
+
+
+def test_a_missing_weights_file_is_named(wide_bundle: slicewise.Bundle, tmp_path: Path) -> None:
+    bundle = broken(wide_bundle, tmp_path / "bundle", "")
+    (tmp_path / "bundle" / "functions" / "slice1" / "model.data").unlink()
+    with bundle.serve() as endpoint:
+        for _ in range(2):
+            with pytest.raises(slicewise.SliceFailure, match=r"slice1.*model\.data") as failure:
+                endpoint(torch.zeros(2, 8), torch.ones(2, dtype=torch.int64))
+            assert failure.value.slice == "slice1"
+
+
+def test_many_requests_at_once_are_answered_rightly(wide: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    wanted = [torch.full((2, 8), float(i)) for i in range(12)]
+    mask = torch.ones(2, dtype=torch.int64)
+    alone = [wide(x, mask)["narrow"] for x in wanted]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: wide(x, mask)["narrow"], wanted))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)

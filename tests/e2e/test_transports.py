@@ -1,0 +1,64 @@
+"""Payload and S3: chosen by the plan, decided by the actual size, nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import slicewise
+
+
+def objects(endpoint: Any) -> list[str]:
+    bucket = endpoint.platform.client("s3").list_objects_v2(Bucket="slicewise")
+    return [item["Key"] for item in bucket.get("Contents", [])]
+
+
+def check(endpoint: Any, model: nn.Module, rows: int) -> None:
+    x, mask = torch.randn(rows, 8), torch.randint(0, 2, (rows,))
+    found = endpoint(x, mask)
+    with torch.no_grad():
+        expected = model(x, mask)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4)
+
+
+def test_the_actual_size_decides(wide: Any, wide_model: nn.Module) -> None:
+    """The plan says payload at 2 rows; 40 rows make 2.6 MB, above the threshold of 1 MB."""
+    assert {edge.transport for edge in wide.plan.edges} == {"payload"}
+    check(wide, wide_model, 2)
+    before = len(wide.reports)
+    check(wide, wide_model, 40)
+    assert len(wide.reports) - before == 4
+    assert objects(wide) == []
+
+
+@pytest.mark.parametrize("transport", ["payload", "s3"])
+def test_one_transport_alone_serves_the_model(
+    transport: str, wide_model: nn.Module, tmp_path: Path
+) -> None:
+    compiled = slicewise.compile(
+        wide_model,
+        (torch.randn(2, 8), torch.ones(2, dtype=torch.int64)),
+        limits=slicewise.Limits(weight_bytes=700_000),
+        transports=[transport],
+    )
+    assert {edge.transport for edge in compiled.plan.edges} == {transport}
+    with compiled.save(tmp_path / "bundle").serve() as endpoint:
+        check(endpoint, wide_model, 2)
+        assert objects(endpoint) == []
+
+
+def test_messages_above_the_payload_limit_go_through_s3(tmp_path: Path) -> None:
+    """Input, crossing tensor and output of 8 MB each."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh()).eval()
+    x = torch.randn(32_768, 64)
+    compiled = slicewise.compile(model, (x,), limits=slicewise.Limits(weight_bytes=17_000))
+    assert {edge.transport for edge in compiled.plan.edges} == {"s3"}
+    with compiled.save(tmp_path / "bundle").serve() as endpoint, torch.no_grad():
+        torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
+        assert objects(endpoint) == []

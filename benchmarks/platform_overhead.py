@@ -20,10 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from slicewise.targets import __name__ as targets
-
-local = importlib.import_module(f"{targets}.lambda.local")
-Function = importlib.import_module(f"{targets}.lambda.functions").Function
+local = importlib.import_module("slicewise.targets.lambda.local")
+Function = importlib.import_module("slicewise.targets.lambda.functions").Function
 
 KIB, MIB = 1024, 1024 * 1024
 SIZES = {"1 KB": KIB, "100 KB": 100 * KIB, "1 MB": MIB, "5 MB": 5 * MIB}

@@ -46,9 +46,14 @@ def _rebuild(type_name: str, fields: dict[str, Any]) -> Any:
     module, _, name = type_name.rpartition(".")
     try:
         kind: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return kind(**fields)
-    except (ImportError, AttributeError, TypeError):
+    except (ImportError, AttributeError):
         return fields
+    for arguments, named in (((), fields), ((tuple(fields.values()),), {})):
+        try:
+            return kind(*arguments, **named)
+        except TypeError:
+            continue  # torch's own result types take one sequence
+    return fields
 
 
 def bind(structure: Structure, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,12 +103,10 @@ def _flatten(path: str, structure: Structure, value: Any, tensors: dict[str, Any
         return
     children = structure["children"]
     keys = structure.get("keys", list(range(len(children))))
+    by_item = structure["kind"] != "object" or isinstance(value, Mapping)
     try:
-        items = [
-            getattr(value, key) if isinstance(key, str) and hasattr(value, key) else value[key]
-            for key in keys
-        ]
-    except (KeyError, IndexError, TypeError):
+        items = [value[key] if by_item else getattr(value, key) for key in keys]
+    except (AttributeError, KeyError, IndexError, TypeError):
         items = []
     if len(items) != len(children) or (hasattr(value, "__len__") and len(value) != len(children)):
         raise RequestError(

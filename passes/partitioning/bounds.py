@@ -33,34 +33,69 @@ class _Group:
     """Ideals whose first missing position lies in a range: what all have, what none has, between."""
 
     begin: int
-    low: int
-    high: int
     free: set[int]
     live: list[int]
+    low: int = 0
+    high: int = 0
     cut: int = 0
 
 
 def lower_bound(problem: Problem, order: Sequence[int], *, deadline: float) -> int:
     """Bytes that every assignment within the caps pays, whatever the number of slices."""
+    position = np.empty(problem.size, dtype=np.int64)
+    position[list(order)] = np.arange(problem.size)
     best = 0
-    position = [0] * problem.size
-    for index, node in enumerate(order):
-        position[node] = index
-    for resource in range(len(problem.resources)):
-        weights = _weights(problem, resource)
-        cap = problem.resources[resource][1]
-        total = int(weights.sum())
-        if total <= cap or cap <= 0:
+    groups: list[_Group] | None = None
+    for resource, (_, cap) in enumerate(problem.resources):
+        full = _weights(problem, resource)
+        if int(full.sum()) <= cap or cap <= 0:
             continue
-        groups = _groups(problem, order, position, weights, deadline)
+        groups = groups or _groups(problem, order, position.tolist(), deadline)
         if groups is None:
-            continue
-        for part in (32, 8, 3, 1):
-            spread = max(1, cap // part)
-            if not _cut_groups(problem, position, groups, spread, deadline):
-                return best
-            best = max(best, _shortest(groups, total, cap, spread))
+            return 0
+        tried = set()
+        for part in (1, 4, 16):
+            weights = _without_wide(groups, order, full, cap // part)
+            total = int(weights.sum())
+            if total <= cap or total in tried:
+                continue
+            tried.add(total)
+            _weigh(groups, order, weights)
+            before = np.concatenate(([0], np.cumsum(weights[list(order)])))[position]
+            for spread in (cap // 64, cap // 16, cap // 4, cap // 2, cap):
+                if not _cut_groups(problem, position.tolist(), groups, before, spread, deadline):
+                    return best
+                best = max(best, _shortest(groups, total, cap, spread))
     return best
+
+
+def _without_wide(
+    groups: Sequence[_Group], order: Sequence[int], weights: Array, most: int
+) -> Array:
+    """Weights in which nodes that may run much before or after their position count nothing.
+
+    Any smaller weights keep the caps too; these tell more about where an ideal ends.
+    """
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for index, group in enumerate(groups):
+        for node in group.free:
+            first.setdefault(node, index)
+            last[node] = index
+    kept = weights.copy()
+    before = np.concatenate(([0], np.cumsum(weights[list(order)])))
+    for node, index in first.items():
+        if before[groups[last[node]].begin] - before[groups[index].begin] > most:
+            kept[node] = 0
+    return kept
+
+
+def _weigh(groups: Sequence[_Group], order: Sequence[int], weights: Array) -> None:
+    """Set the weights that the ideals of every group lie between."""
+    before = np.concatenate(([0], np.cumsum(weights[list(order)])))
+    for group in groups:
+        group.low = int(before[group.begin])
+        group.high = group.low + int(weights[list(group.free)].sum())
 
 
 def _weights(problem: Problem, resource: int) -> Array:
@@ -77,7 +112,6 @@ def _groups(
     problem: Problem,
     order: Sequence[int],
     position: Sequence[int],
-    weights: Array,
     deadline: float,
 ) -> list[_Group] | None:
     size = problem.size
@@ -86,16 +120,13 @@ def _groups(
     left = [len(net.readers) for net in problem.nets]
     live: set[int] = set()
     groups = []
-    low = 0
     for begin in range(0, size, width):
         end = min(size, begin + width)
         free = _free(problem, order, position, sources, begin, end)
         if free is None or time.monotonic() > deadline:
             return None
-        high = low + int(weights[list(free)].sum())
-        groups.append(_Group(begin, low, high, free, sorted(live)))
+        groups.append(_Group(begin, free, sorted(live)))
         for node in order[begin:end]:
-            low += int(weights[node])
             for net in problem.read[node]:
                 left[net] -= 1
                 if not left[net]:
@@ -143,17 +174,25 @@ def _free(
 
 
 def _cut_groups(
-    problem: Problem, position: Sequence[int], groups: list[_Group], spread: int, deadline: float
+    problem: Problem,
+    position: Sequence[int],
+    groups: list[_Group],
+    before: Array,
+    spread: int,
+    deadline: float,
 ) -> bool:
-    """Fill in the minimum cut of every group, counting a net only while ideals are near."""
-    first: dict[int, int] = {}  # net -> the lowest weight at which it is counted
+    """Fill in the minimum cut of every group, counting a net only at weights near its producer's.
+
+    `before[v]` is the weight of all nodes before node v.
+    """
     for group in groups:
-        counted = []
         touched = {net for node in group.free for net in problem.made[node]}
-        for net in sorted(touched.union(group.live)):
-            low = first.setdefault(net, group.low)
-            if group.high - low < spread:
-                counted.append(net)
+        counted = [
+            net
+            for net in sorted(touched.union(group.live))
+            if before[problem.nets[net].producer] - spread // 4 <= group.low
+            and group.high < before[problem.nets[net].producer] - spread // 4 + spread
+        ]
         group.cut = _minimum_cut(problem, position, group, counted)
         if time.monotonic() > deadline:
             return False

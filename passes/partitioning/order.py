@@ -24,7 +24,9 @@ def _depth_first(problem: Problem, before: Sequence[Sequence[int]]) -> list[int]
     order: list[int] = []
     done = [False] * problem.size
     forward = before is problem.preds
-    for goal in range(problem.size) if forward else range(problem.size - 1, -1, -1):
+    after = problem.succs if forward else problem.preds
+    goals = [node for node in range(problem.size) if not after[node]]
+    for goal in goals if forward else reversed(goals):
         stack = [goal]
         while stack:
             node = stack[-1]

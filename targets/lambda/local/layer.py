@@ -83,8 +83,11 @@ def link_distribution(found: Distribution, directory: Path) -> None:
     """
     site = Path(str(found.locate_file("")))
     paths = list(recorded_files(found))
-    packages = {path.partition("/")[0] for path in paths if path.count("/") == 1
-                and path.endswith("/__init__.py")}  # fmt: skip
+    packages = {
+        path.partition("/")[0]
+        for path in paths
+        if path.count("/") == 1 and path.endswith("/__init__.py")
+    }
     for package in packages:
         (directory / package).symlink_to(site / package, target_is_directory=True)
     for path in paths:

@@ -48,10 +48,11 @@ def traces(pid: int) -> list[str]:
             found += [f"{root}/{name}" for name in directories if f"slicewise-{pid}-" in name]
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-        except OSError:
+            text = (process / "cmdline").read_text() + (process / "environ").read_text()
+            text += str((process / "cwd").readlink())  # the S3 server's only trace
+        except (OSError, UnicodeDecodeError):
             continue
-        ours = f"slicewise-{pid}-".encode() in text
+        ours = f"slicewise-{pid}-" in text
         if ours and process.name != str(pid):
             found.append(process.name)
     return found

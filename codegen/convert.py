@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from slicewise.codegen.fold import fold_weights
 from slicewise.codegen.widen import widen_bfloat16
 from slicewise.errors import CaptureError
 
@@ -42,6 +43,7 @@ def convert(program: ExportedProgram) -> Converted:
     """Convert the program once. Raises `CaptureError` for an op without an ONNX form."""
     import torch
 
+    _check_outputs(program)
     with _quiet():
         try:
             converted = torch.onnx.export(
@@ -53,10 +55,22 @@ def convert(program: ExportedProgram) -> Converted:
     core = converted.exported_program
     assert core is not None
     _share_tied_weights(core, converted.model)
+    aliases = _aliases(core.graph, converted.model)
+    fold_weights(converted.model, fx_node_name)
     widen_bfloat16(converted.model)
-    return Converted(
-        program=core, model=converted.model, aliases=_aliases(core.graph, converted.model)
-    )
+    return Converted(program=core, model=converted.model, aliases=aliases)
+
+
+def _check_outputs(program: ExportedProgram) -> None:
+    """torch.onnx takes no constant but None among the outputs."""
+    from torch.export.graph_signature import ConstantArgument
+
+    for spec in program.graph_signature.output_specs:
+        if isinstance(spec.arg, ConstantArgument) and spec.arg.value is not None:
+            raise CaptureError(
+                f"the model returns the constant {spec.arg.value!r}. A slice returns tensors: leave it "
+                "out of the outputs, or return torch.tensor(...) of it."
+            )
 
 
 def fx_node_name(node: onnx_ir.Node) -> str | None:
@@ -124,10 +138,13 @@ def _conversion_error(program: ExportedProgram, error: Exception) -> CaptureErro
         target = re.search(r"target=(?:torch\.ops\.)?([\w.]+)", "\n".join(map(str, chain)))
         if target:
             op += f" ({target.group(1)})"
-        for node in program.graph.nodes:
-            if node.name == named.group(1):
-                line = source_line(node.meta.get("stack_trace"))
-                where = f"\n  at {line}" if line else ""
+        nodes = {node.name: node for node in program.graph.nodes}
+        if named.group(1) not in nodes:  # the exporter's name for a part of some op
+            with contextlib.suppress(Exception):
+                nodes = {node.name: node for node in program.run_decompositions().graph.nodes}
+        if named.group(1) in nodes:
+            line = source_line(nodes[named.group(1)].meta.get("stack_trace"))
+            where = f"\n  at {line}" if line else ""
     reason = str(chain[-1]).strip().splitlines()
     return CaptureError(
         f"{op} has no ONNX form that torch.onnx knows: {reason[0] if reason else error!r}{where}\n"

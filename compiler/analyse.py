@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,6 +86,10 @@ def analyse(
     _check_signature(program)
     sizes = _sizes(program, dim_names)
     graph = _op_graph(program, name, aliases, sizes)
+    if not graph.ops:
+        raise CaptureError(
+            "no op of the model computes an output; there is nothing to run in slices."
+        )
     return graph, _signature(program, graph, aliases, sizes)
 
 
@@ -125,10 +130,10 @@ def _sizes(program: ExportedProgram, dim_names: Mapping[str, str]) -> Sizes:
                     continue
                 hint = int(size.node.shape_env.backed_var_to_val[symbol])
                 bounds = program.range_constraints.get(symbol)
-                lower = int(bounds.lower) if bounds and bounds.lower.is_finite else 1
-                top = bounds.upper if bounds else sympy.oo
-                bounded = getattr(top, "is_finite", True) and int(top) < 2**31
-                upper = int(top) if bounded else hint
+                # torch has infinities of its own, so ask for numbers rather than against infinity.
+                low, top = (bounds.lower, bounds.upper) if bounds else (None, None)
+                lower = int(low) if isinstance(low, sympy.Integer) else 1
+                upper = int(top) if isinstance(top, sympy.Integer) and top < 2**31 else hint
                 dims[symbol] = Dim(
                     name=dim_names.get(str(symbol), str(symbol)),
                     min=min(max(lower, 0), hint),
@@ -310,7 +315,7 @@ def _argument_nodes(node: fx.Node) -> list[fx.Node]:
 def _check_op(node: fx.Node, kind: str) -> None:
     where = source_line(node.meta.get("stack_trace"))
     at = f"\n  at {where}" if where else ""
-    if kind.startswith(_RANDOM):
+    if _is_random(node, kind):
         raise CaptureError(
             f"the op {node.name} ({kind}) draws random numbers, so no compiled slice could equal the "
             f"model. Pass the random values in as an input.{at}"
@@ -332,6 +337,17 @@ def _check_op(node: fx.Node, kind: str) -> None:
                     f"the shape of the op {node.name} ({kind}) depends on the data ({size}), so its "
                     f"bytes cannot be bounded. Use a mask of fixed shape instead.{at}"
                 )
+
+
+def _is_random(node: fx.Node, kind: str) -> bool:
+    if "dropout" in kind:
+        # A flag says whether it trains; F.dropout(x) without one does, in eval mode too.
+        return any(argument is True for argument in node.args)
+    if "scaled_dot_product_attention" in kind:
+        names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        return bool(given.get("dropout_p"))
+    return kind.startswith(_RANDOM)
 
 
 def _tensor(
@@ -359,7 +375,7 @@ def _scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
     """Memory that an op needs beyond its inputs and outputs, at the largest sizes."""
     if "scaled_dot_product_attention" in kind:
         # Scores and their softmax, (..., queries, keys) each; scaled copies of query and key.
-        query, key = (n.meta["val"] for n in node.all_input_nodes[:2])
+        query, key = (argument.meta["val"] for argument in _argument_nodes(node)[:2])
         scores = sizes.elements(query[..., 0], "max") * sizes.elements(key[..., 0], "max")
         batch = max(1, sizes.elements(query[..., 0, 0], "max"))
         elements = 2 * scores // batch + sizes.elements(query, "max") + sizes.elements(key, "max")
@@ -414,6 +430,7 @@ def _signature(
     ]
     output_structure = _structure(out_spec, iter(placeholders))
     outputs: list[TensorSpec] = []
+    names: set[str] = set()
     for path, leaf in _paths(output_structure, ""):
         if "tensor" not in leaf:
             continue
@@ -422,6 +439,9 @@ def _signature(
             tensor_name = aliases[tensor_name]
         tensor = graph.tensor[getitem_name.get(tensor_name, tensor_name)]
         leaf["tensor"] = path or "output"
+        while leaf["tensor"] in names:  # {"a.b": x, "a": {"b": y}}
+            leaf["tensor"] += "_"
+        names.add(leaf["tensor"])
         outputs.append(
             TensorSpec(
                 name=leaf["tensor"], tensor=tensor.name, dtype=tensor.dtype, shape=tensor.shape
@@ -465,12 +485,17 @@ def _structure(spec: Any, leaf: Any) -> Structure:
     kind, context = spec.type, spec.context
     if kind is tuple or kind is list:
         return {"kind": kind.__name__, "children": children}
-    if isinstance(context, list) and context and isinstance(context[0], list):
+    if kind is defaultdict:
+        context = context[1]
+    elif kind.__module__ == "torch.return_types":
+        context = list(kind.__match_args__)
+    elif isinstance(context, list) and context and isinstance(context[0], list):
         context = context[0]  # how dataclasses registered with torch.export keep their field names
     if hasattr(context, "_fields"):  # a named tuple's context is its type
         kind, context = context, list(context._fields)
     named = isinstance(context, list) and len(context) == len(children)
-    keys = [str(key) for key in context] if named else [str(i) for i in range(len(children))]
+    keys = list(context) if named else list(range(len(children)))
+    keys = [key if isinstance(key, (str, int)) else str(key) for key in keys]
     if issubclass(kind, dict) and kind.__module__ in ("builtins", "collections"):
         return {"kind": "dict", "keys": keys, "children": children}
     return {

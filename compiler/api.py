@@ -15,6 +15,7 @@ buys that the ops that are cut are exactly the ops that run, from one decomposit
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slicewise import targets
-from slicewise.errors import BundleError, LimitsError
+from slicewise.errors import BundleError, LimitsError, VerificationError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits
 from slicewise.plan import ModelInfo, Plan
@@ -175,12 +176,11 @@ class Compiled:
         """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
         from slicewise.codegen.handlers import render
 
-        destination = Path(directory)
-        replaceable = overwrite and (destination / "plan.json").exists()
-        if destination.exists() and any(destination.iterdir()) and not replaceable:
-            raise BundleError(
-                f"{destination} exists and is no bundle; choose an empty or a new directory."
-            )
+        destination = Path(directory).resolve()
+        exists = destination.exists()
+        if exists and not (destination.is_dir() and _is_replaceable(destination, overwrite)):
+            what = "a bundle and overwrite=False" if _holds_bundle(destination) else "no bundle"
+            raise BundleError(f"{destination} exists and is {what}; choose a new directory.")
         destination.parent.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
         building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -188,10 +188,8 @@ class Compiled:
             targets.load(self.plan.target).write_bundle(
                 self.plan, render(self.plan), Path(self._workspace.name), building
             )
-            if destination.exists():
-                shutil.rmtree(destination)
             building.chmod(0o755)
-            building.rename(destination)
+            _replace(destination, building)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -204,6 +202,8 @@ class Compiled:
         """The original model's outputs, by output name."""
         import torch
 
+        from slicewise.capture import untouched
+
         structure = self.plan.input_structure
         dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
         tensors = {name: _to_torch(array, dtypes[name]) for name, array in feeds.items()}
@@ -211,8 +211,15 @@ class Compiled:
         captured = self._captured
         count = len(captured.args)
         kwargs = dict(zip(structure["keys"][count:], values[count:], strict=True))
-        with torch.no_grad():
-            result = captured.call(*values[:count], **kwargs)
+        with untouched(captured.call), torch.no_grad():
+            try:
+                result = captured.call(*values[:count], **kwargs)
+            except Exception as error:
+                shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+                raise VerificationError(
+                    f"the original model fails on an input made for verification ({shapes}): {error}. "
+                    "Compile with verify=False and compare Compiled.run with the model yourself."
+                ) from error
         names = leaves(self.plan.output_structure)
         flat = torch.utils._pytree.tree_leaves(result)
         return {
@@ -249,6 +256,34 @@ def serve(directory: str | Path, **options: Any) -> Endpoint:
     Options are the target's own, for Lambda: see `slicewise.targets.lambda.local.Platform`.
     """
     return load(directory).serve(**options)
+
+
+def _is_replaceable(directory: Path, overwrite: bool) -> bool:
+    empty = not any(directory.iterdir())
+    return empty or (overwrite and _holds_bundle(directory))
+
+
+def _holds_bundle(directory: Path) -> bool:
+    """Whether a bundle of any version is here: other programs call their files plan.json too."""
+    try:
+        plan = json.loads((directory / "plan.json").read_text())
+        return (directory / "functions").is_dir() and {"schema", "slices"} <= plan.keys()
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _replace(destination: Path, building: Path) -> None:
+    """Move `building` to `destination`; what was there goes only when the move has succeeded."""
+    old = building.with_name(f"{building.name}-old")
+    if destination.exists():
+        destination.rename(old)
+    try:
+        building.rename(destination)
+    except BaseException:
+        if old.exists():
+            old.rename(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:

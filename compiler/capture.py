@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
+import logging
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+import torch.utils._pytree as pytree
 from torch import fx, nn
 from torch.export import ExportedProgram
 
@@ -29,7 +33,7 @@ class Captured:
     program: ExportedProgram
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    call: Callable[..., Any]  # the original model
+    call: nn.Module  # the original model
     dim_names: Mapping[str, str]  # symbol of torch.export -> the user's name of the dimension
     notes: tuple[str, ...] = ()
 
@@ -46,8 +50,10 @@ def capture(
     model with `dummy_inputs` and for an `ExportedProgram`. Raises `CaptureError`.
     """
     if isinstance(model, ExportedProgram):
+        _check_weights(model.state_dict.items())
         return _from_program(model, example_inputs)
-    if not isinstance(model, nn.Module):
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise CaptureError(
             f"compile() was given a {type(model).__name__}; it takes an nn.Module, "
             "an ExportedProgram or an fx.GraphModule."
@@ -55,17 +61,15 @@ def capture(
     _check_model(model)
     args, kwargs = _example(model, example_inputs)
     notes: tuple[str, ...] = ()
-    with _untouched(model), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with untouched(model), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(
                 model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
             )
         except Exception as export_error:
             try:
-                traced = fx.symbolic_trace(model)
                 program = torch.export.export(
-                    traced, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+                    _trace(model), args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
                 )
             except Exception as trace_error:
                 raise _capture_error(model, export_error, trace_error) from export_error
@@ -91,10 +95,8 @@ def _from_program(program: ExportedProgram, example_inputs: Any) -> Captured:
                 "the ExportedProgram carries no example inputs; pass example_inputs."
             )
         args, kwargs = program.example_inputs
-    elif isinstance(example_inputs, Mapping):
-        args, kwargs = (), dict(example_inputs)
     else:
-        args, kwargs = tuple(example_inputs), {}
+        args, kwargs = _arguments(example_inputs)
     return Captured(
         name=type(program.graph_module).__name__,
         program=program,
@@ -112,7 +114,11 @@ def _check_model(model: nn.Module) -> None:
             f"{len(training)} modules are in training mode (first: {training[0]}); dropout and batch "
             "normalisation would compute something else than in production. Call model.eval() first."
         )
-    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+    _check_weights((*model.named_parameters(), *model.named_buffers()))
+
+
+def _check_weights(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    for name, weight in weights:
         if weight.device.type != "cpu":
             raise CaptureError(
                 f"the weight {name!r} is on {weight.device}; slices are built from CPU weights. "
@@ -128,30 +134,69 @@ def _example(model: nn.Module, example_inputs: Any) -> tuple[tuple[Any, ...], di
                 f"{type(model).__name__} offers no dummy_inputs; pass example_inputs: a tuple of "
                 "positional arguments or a dict of keyword arguments."
             )
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, torch.Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str):
-        return tuple(example_inputs), {}
-    raise CaptureError(
-        f"example_inputs is a {type(example_inputs).__name__}; expected a tuple or a dict."
-    )
+    return _arguments(example_inputs)
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, with numpy arrays as tensors."""
+    if isinstance(example_inputs, (torch.Tensor, np.ndarray)):
+        example_inputs = (example_inputs,)
+    is_sequence = isinstance(example_inputs, Sequence) and not isinstance(example_inputs, str)
+    if not isinstance(example_inputs, Mapping) and not is_sequence:
+        raise CaptureError(
+            f"example_inputs is a {type(example_inputs).__name__}; expected a tuple or a dict."
+        )
+    keyword = isinstance(example_inputs, Mapping)
+    given: Any = dict(example_inputs) if keyword else tuple(example_inputs)
+    given = pytree.tree_map_only(np.ndarray, torch.from_numpy, given)
+    for value in pytree.tree_leaves(given):
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            raise CaptureError(
+                f"an example input is on {value.device}; slices run on the CPU. Pass CPU tensors."
+            )
+    return ((), given) if keyword else (given, {})
 
 
 @contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Put back whatever attributes capture assigned: tracing runs the user's own forward."""
-    before = {module: dict(vars(module)) for module in model.modules()}
-    buffers = {module: dict(module._buffers) for module in before}
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Put back whatever attributes, buffers and modules the user's own forward assigns."""
+    attributes = {module: dict(vars(module)) for module in model.modules()}
+    held = [value for fields in attributes.values() for value in fields.values()]
+    # Parameters, buffers, submodules and hooks are dicts; models keep caches in lists and dicts.
+    contents = [(value, value.copy()) for value in held if isinstance(value, (dict, list, set))]
     try:
         yield
     finally:
-        for module, attributes in before.items():
+        for module, fields in attributes.items():
             vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers[module])
+            vars(module).update(fields)
+        for container, content in contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns, logs and prints about what either works or ends in a `CaptureError`."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Tracer(fx.Tracer):
+    """Buffers as proxies: by default fx computes with the user's own, in place if forward says so."""
+
+    proxy_buffer_attributes = True
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
+    return fx.GraphModule(model, _Tracer().trace(model))
 
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
@@ -210,24 +255,35 @@ def _dim_names(
     """The user's names (`Dim("batch")`) of torch.export's symbols (`s43`)."""
     if not dynamic_shapes:
         return {}
-    parameters = list(inspect.signature(model.forward).parameters)
-    by_name: dict[str, Any] = dict(zip(parameters, args, strict=False)) | kwargs
-    if isinstance(dynamic_shapes, Mapping):
-        specs = dict(dynamic_shapes)
-    else:
-        specs = dict(zip(by_name, dynamic_shapes, strict=False))
-    placeholders = {
-        node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
-    }
+    specs = dynamic_shapes
+    if isinstance(specs, Mapping):
+        parameters = list(inspect.signature(model.forward).parameters)
+        specs = [specs.get(name) for name in (*parameters[: len(args)], *kwargs)]
+    placeholders = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    # The leaves of the arguments are the program's inputs, in the same order.
+    values = iter(placeholders.get(str(n)) for n in program.graph_signature.user_inputs)
     names: dict[str, str] = {}
-    for parameter, spec in specs.items():
-        value = placeholders.get(parameter)
-        if not isinstance(value, torch.Tensor) or spec is None:
-            continue
-        axes = spec.items() if isinstance(spec, Mapping) else enumerate(spec)
-        for axis, dim in axes:
-            size = value.shape[axis]
-            name = dim if isinstance(dim, str) else getattr(dim, "__name__", "")
-            if isinstance(size, torch.SymInt) and name.isidentifier():
-                names.setdefault(str(size.node.expr), name)
+    for given, spec in zip((*args, *kwargs.values()), specs, strict=False):
+        for value, dims in _with_dims(given, spec, values):
+            axes = dims.items() if isinstance(dims, Mapping) else enumerate(dims)
+            for axis, dim in axes:
+                size = value.shape[axis]
+                name = dim if isinstance(dim, str) else getattr(dim, "__name__", "")
+                if isinstance(size, torch.SymInt) and name.isidentifier():
+                    names.setdefault(str(size.node.expr), name)
     return names
+
+
+def _with_dims(given: Any, spec: Any, values: Iterator[Any]) -> list[tuple[torch.Tensor, Any]]:
+    """Each traced tensor below one argument with its part of dynamic_shapes; takes from `values`."""
+    if pytree.tree_is_leaf(given):
+        value = next(values)
+        return [(value, spec)] if isinstance(value, torch.Tensor) and spec is not None else []
+    children = pytree.tree_leaves(given, is_leaf=lambda part: part is not given)
+    keys = list(given) if isinstance(given, Mapping) else range(len(children))
+    inner = spec if isinstance(spec, (Mapping, Sequence)) else dict.fromkeys(keys)
+    return [
+        found
+        for key, child in zip(keys, children, strict=True)
+        for found in _with_dims(child, inner[key], values)
+    ]

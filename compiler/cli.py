@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,13 +181,14 @@ def serve_command(directory: Path, port: int) -> None:
 
 def _call_factory(factory: str) -> Any:
     module_name, separator, name = factory.rpartition(":")
-    if not separator:
+    if not (separator and module_name and name):
         raise click.BadParameter(f"{factory!r} is not MODULE:FACTORY")
     try:
         if module_name.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module  # dataclasses look their module up
             spec.loader.exec_module(module)
         else:
             sys.path.insert(0, str(Path.cwd()))
@@ -194,6 +196,12 @@ def _call_factory(factory: str) -> Any:
         function = getattr(module, name)
     except (ImportError, OSError, AttributeError) as error:
         raise click.BadParameter(f"cannot load {factory}: {error}") from error
+    if not callable(function):
+        raise click.BadParameter(f"{factory} is a {type(function).__name__}, not a function")
+    try:
+        signature(function).bind()
+    except TypeError as error:
+        raise click.BadParameter(f"{factory} must take no arguments: {error}") from error
     return function()
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slicewise.errors import GraphError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 INPUT = "@input"  # the producer of a request's tensors
 OUTPUT = "@output"  # the consumer of a reply's tensors
+
+_N = TypeVar("_N", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ class Op:
 
     `inputs` and `outputs` are tensor names, `weights` weight names. `time` is in milliseconds at one
     full vCPU (0 when unknown). `memory_bytes` is scratch memory that the op needs only while it runs.
-    `is_view` says that the output shares the memory of the first input.
+    `is_view` says that the output shares the memory of the first input, `is_cheap` that slices may
+    each run the op again instead of sending its outputs (views, casts, masks, index arithmetic).
     """
 
     name: str
@@ -69,6 +72,7 @@ class Op:
     time: float = 0.0
     memory_bytes: int = 0
     is_view: bool = False
+    is_cheap: bool = False
     module: str = ""
     source: str = ""
 
@@ -140,16 +144,21 @@ class OpGraph:
 
     @staticmethod
     def from_json(text: str) -> OpGraph:
-        """The graph that `to_json` wrote."""
-        data = json.loads(text)
-        return OpGraph(
-            name=data["name"],
-            ops=tuple(Op(**_tuples(op)) for op in data["ops"]),
-            tensors=tuple(Tensor(**_tuples(tensor)) for tensor in data["tensors"]),
-            weights=tuple(Weight(**_tuples(weight)) for weight in data["weights"]),
-            inputs=tuple(data["inputs"]),
-            outputs=tuple(data["outputs"]),
-        )
+        """The graph that `to_json` wrote. Raises `GraphError` for anything else."""
+        try:
+            data = json.loads(text)
+            return OpGraph(
+                name=data["name"],
+                ops=tuple(Op(**_tuples(op)) for op in data["ops"]),
+                tensors=tuple(Tensor(**_tuples(tensor)) for tensor in data["tensors"]),
+                weights=tuple(Weight(**_tuples(weight)) for weight in data["weights"]),
+                inputs=tuple(data["inputs"]),
+                outputs=tuple(data["outputs"]),
+            )
+        except GraphError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise GraphError(f"this is no graph that OpGraph.to_json() wrote: {error!r}") from error
 
     @staticmethod
     def from_networkx(digraph: networkx.DiGraph, name: str = "graph") -> OpGraph:
@@ -157,18 +166,20 @@ class OpGraph:
 
         Node attributes, all optional: `weight_bytes` (held as long as the slice lives),
         `memory_bytes` (scratch while the op runs), `time` (ms), `bytes` (the output tensor's bytes).
-        Raises `GraphError` for a cycle or a negative number.
+        Raises `GraphError` for a cycle, and for a size or time that is no number or negative.
         """
         import networkx as nx
 
+        if not digraph.is_directed():
+            raise GraphError("the graph is undirected; pass a DiGraph whose edges follow the data.")
         if not nx.is_directed_acyclic_graph(digraph):
             cycle = " -> ".join(str(edge[0]) for edge in nx.find_cycle(digraph))
             raise GraphError(f"the graph has a cycle: {cycle}. Remove one of its edges.")
         ops, tensors, weights = [], [], []
         for node in nx.lexicographical_topological_sort(digraph, key=str):
             attributes = digraph.nodes[node]
-            size = int(attributes.get("bytes", 0))
-            weight_bytes = int(attributes.get("weight_bytes", 0))
+            size = _number(node, attributes, "bytes", int)
+            weight_bytes = _number(node, attributes, "weight_bytes", int)
             tensors.append(Tensor(name=str(node), producer=str(node), bytes=size, max_bytes=size))
             if weight_bytes:
                 weights.append(
@@ -180,8 +191,8 @@ class OpGraph:
                     inputs=tuple(str(source) for source in digraph.predecessors(node)),
                     outputs=(str(node),),
                     weights=(f"{node}.weight",) if weight_bytes else (),
-                    time=float(attributes.get("time", 0.0)),
-                    memory_bytes=int(attributes.get("memory_bytes", 0)),
+                    time=_number(node, attributes, "time", float),
+                    memory_bytes=_number(node, attributes, "memory_bytes", int),
                 )
             )
         outputs = tuple(str(node) for node in digraph if digraph.out_degree(node) == 0)
@@ -228,6 +239,15 @@ def peak_activation_bytes(graph: OpGraph, ops: Iterable[str]) -> int:
     return peak
 
 
+def _number(node: object, attributes: Mapping[str, Any], name: str, kind: type[_N]) -> _N:
+    try:
+        return kind(attributes.get(name, 0))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise GraphError(
+            f"node {node!r}: {name} is {attributes[name]!r}; expected a finite number."
+        ) from error
+
+
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
 
@@ -247,9 +267,10 @@ def _check(graph: OpGraph) -> None:
     for sized in (*graph.tensors, *graph.weights):
         if sized.bytes < 0:
             raise GraphError(f"{sized.name!r} has {sized.bytes} bytes; sizes cannot be negative")
+    producer = {tensor.name: tensor.producer for tensor in graph.tensors}
     ready = {tensor.name for tensor in graph.tensors if tensor.producer == INPUT}
     for op in graph.ops:
-        if op.memory_bytes < 0 or op.time < 0:
+        if op.memory_bytes < 0 or not op.time >= 0:
             raise GraphError(f"op {op.name!r} has a negative time or memory_bytes")
         for name in op.inputs:
             if name not in ready:
@@ -260,6 +281,10 @@ def _check(graph: OpGraph) -> None:
         for name in op.outputs:
             if name not in tensor_names:
                 raise GraphError(f"op {op.name!r} produces {name!r}, which is not a tensor")
+            if producer[name] != op.name:
+                raise GraphError(
+                    f"op {op.name!r} produces {name!r}, whose producer is {producer[name]!r}"
+                )
         ready.update(op.outputs)
     for name in graph.outputs:
         if name not in ready:

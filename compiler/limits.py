@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from slicewise.errors import LimitsError
@@ -31,7 +32,7 @@ class Limits:
                 continue
             whole = field.name != "package_mb"
             is_number = isinstance(value, int if whole else (int, float))
-            if not is_number or isinstance(value, bool) or value <= 0:
+            if not is_number or isinstance(value, bool) or not 0 < value < math.inf:
                 kind = "whole number" if whole else "number"
                 raise LimitsError(
                     f"Limits({field.name}={value!r}): expected a positive {kind}. "

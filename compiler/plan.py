@@ -173,6 +173,8 @@ class Plan:
         """The plan that `to_json` wrote. Raises `BundleError` for anything else."""
         try:
             data = json.loads(text)
+            if not isinstance(data, dict):
+                raise BundleError("plan.json holds no plan. Compile the model again.")
             if data["schema"] != SCHEMA:
                 raise BundleError(
                     f"plan.json has schema {data['schema']!r}, this slicewise reads {SCHEMA}. "
@@ -194,7 +196,9 @@ class Plan:
                 output_structure=data["output_structure"],
                 prediction=Prediction(**data["prediction"]),
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except BundleError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BundleError(
                 f"plan.json cannot be read: {error!r}. Compile the model again."
             ) from error

@@ -22,7 +22,8 @@ def steps(show: bool | None) -> Steps:
 
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    # This very stream: capture keeps torch from printing by redirecting sys.stderr meanwhile.
+    console = Console(file=sys.stderr, highlight=False)
 
     @contextlib.contextmanager
     def step(title: str) -> Iterator[None]:

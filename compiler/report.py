@@ -43,6 +43,7 @@ def megabytes(size: int) -> str:
 
 
 def _plan_parts(plan: Plan) -> list[RenderableType]:
+    from rich.markup import escape
     from rich.table import Table
 
     model, limits, proof = plan.model, plan.limits, plan.certificate
@@ -87,7 +88,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     for edge in plan.edges:
         edges.add_row(
             edge.tensor,
-            f"{edge.dtype}[{', '.join(map(str, edge.shape))}]",
+            escape(f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"),
             f"{edge.bytes:,}",
             "request" if edge.producer == INPUT else edge.producer,
             "reply" if edge.consumer == OUTPUT else edge.consumer,

@@ -35,7 +35,10 @@ class Difference:
 
 
 class Runner:
-    """All slices of a plan as ONNX Runtime sessions in this process."""
+    """All slices of a plan as ONNX Runtime sessions in this process.
+
+    Raises `VerificationError` naming a slice that ONNX Runtime refuses.
+    """
 
     def __init__(self, plan: Plan, directory: Path) -> None:
         import onnxruntime
@@ -45,12 +48,18 @@ class Runner:
         # Each session runs a few times; packing its weights would take longer than it saves.
         options.add_session_config_entry("session.disable_prepacking", "1")
         self._plan = plan
-        self._sessions = {
-            part.name: onnxruntime.InferenceSession(
-                str(directory / part.name / "model.onnx"), options, ["CPUExecutionProvider"]
-            )
-            for part in plan.slices
-        }
+        self._sessions = {}
+        for part in plan.slices:
+            try:
+                self._sessions[part.name] = onnxruntime.InferenceSession(
+                    str(directory / part.name / "model.onnx"), options, ["CPUExecutionProvider"]
+                )
+            except Exception as error:
+                raise VerificationError(
+                    f"{part.name} cannot be loaded by ONNX Runtime: {error}\n{_ops_of(part)} "
+                    "Its CPU kernels lack some types (float64, uint8); convert to float32 or int64 "
+                    "before that op."
+                ) from error
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Output tensors by name for input tensors by name. Raises `VerificationError`."""
@@ -149,10 +158,7 @@ def second_input(
     made = {}
     for spec in plan.inputs:
         array = example[spec.name]
-        shape = tuple(
-            sizes.get(size, old) if isinstance(size, str) else size
-            for size, old in zip(spec.shape, array.shape, strict=True)
-        )
+        shape = tuple(_size(size, sizes) for size in spec.shape)
         if array.dtype.kind == "f":
             values = array.astype(np.float64)
             made[spec.name] = generator.normal(
@@ -165,6 +171,15 @@ def second_input(
         else:
             made[spec.name] = np.zeros(shape, array.dtype)
     return made
+
+
+def _size(size: int | str, sizes: Mapping[str, int]) -> int:
+    """A size of a plan's shape: a number, a dimension's name, or an expression such as "2*batch"."""
+    if isinstance(size, int) or size in sizes:
+        return sizes[size] if isinstance(size, str) else size
+    import sympy
+
+    return int(sympy.sympify(size, locals=dict(sizes)))
 
 
 def _ops_of(part: Slice) -> str:

@@ -6,8 +6,9 @@ minimum cut. That bounds the cut of an ideal by its weight, and a partition has 
 the next boundary is never more than a cap away.
 
 Bytes are not counted twice. Keep a boundary whenever it is at least `spread` heavier than the last one
-kept; the next kept one is then less than cap + spread away. A net is only counted at ideals whose weights differ by less than `spread`, so at one kept boundary at most, and a
-net that is live at a boundary is received at least once.
+kept; the next kept one is then less than cap + spread away. A net is only counted at ideals whose
+weights differ by less than `spread`, so at one kept boundary at most, and a net that is live at a
+boundary is received at least once.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ def lower_bound(problem: Problem, order: Sequence[int], *, deadline: float) -> i
             _weigh(groups, order, weights)
             before = np.concatenate(([0], np.cumsum(weights[list(order)])))[position]
             for spread in (cap // 64, cap // 16, cap // 4, cap // 2, cap):
-                if not _cut_groups(problem, position.tolist(), groups, before, spread, deadline):
-                    return best
-                best = max(best, _shortest(groups, total, cap, spread))
+                for start in (before, before - spread // 4):
+                    _cut_groups(problem, position.tolist(), groups, start, spread)
+                    best = max(best, _shortest(groups, total, cap, spread))
+                    if time.monotonic() > deadline:
+                        return best
     return best
 
 
@@ -177,26 +180,19 @@ def _cut_groups(
     problem: Problem,
     position: Sequence[int],
     groups: list[_Group],
-    before: Array,
+    start: Array,
     spread: int,
-    deadline: float,
-) -> bool:
-    """Fill in the minimum cut of every group, counting a net only at weights near its producer's.
-
-    `before[v]` is the weight of all nodes before node v.
-    """
+) -> None:
+    """Fill in the minimum cut of every group, counting what v makes from weight start[v] on."""
     for group in groups:
         touched = {net for node in group.free for net in problem.made[node]}
         counted = [
             net
             for net in sorted(touched.union(group.live))
-            if before[problem.nets[net].producer] - spread // 4 <= group.low
-            and group.high < before[problem.nets[net].producer] - spread // 4 + spread
+            if start[problem.nets[net].producer] <= group.low
+            and group.high < start[problem.nets[net].producer] + spread
         ]
         group.cut = _minimum_cut(problem, position, group, counted)
-        if time.monotonic() > deadline:
-            return False
-    return True
 
 
 def _minimum_cut(

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from slicewise.passes.partitioning.ground import Ground, breaks, busiest, measure
+from slicewise.passes.partitioning.ground import Ground, breaks
 from slicewise.passes.partitioning.problem import Assignment, Problem, compact
+from slicewise.passes.partitioning.recompute import measures
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
@@ -26,13 +27,14 @@ class Outcome:
 
     `closed` says that nothing better exists within the number of slices that was searched: the
     assignment is optimal or, when it is None, there is none. `slices_closed` says the same of the
-    number of slices among the optimal ones.
+    number of slices among the optimal ones. `copies` are (node, slice) of nodes that run again.
     """
 
     slice_of: Assignment | None
     lower_bound: int
     closed: bool
     slices_closed: bool = False
+    copies: tuple[tuple[int, int], ...] = ()
 
 
 def solve(
@@ -46,15 +48,17 @@ def solve(
     workers: int,
     seed: int,
     base: Ground | None = None,
+    cheap: Sequence[int] = (),
 ) -> Outcome:
     """The best assignment to at most `slices` slices of at most `best` bytes, fewest slices first.
 
     `least` is a lower bound that is known already.
 
     With `base`, nodes are ops and every slice keeps all limits of the ground; liveness and buffers
-    come in as linear rows, the row of an (op, slice) once a solution breaks it.
+    come in as linear rows, the row of an (op, slice) once a solution breaks it. The nodes of `cheap`
+    may run again in slices after their own.
     """
-    model = _Model(problem, slices, best, least, base)
+    model = _Model(problem, slices, best, least, base, cheap)
     deadline = time.monotonic() + seconds
     bound = least
     while True:
@@ -67,20 +71,29 @@ def solve(
         bound = max(bound, model.bytes_of(raw))
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
             return Outcome(None, bound, False)
-        found = model.read(solver)
-        if base is not None and model.tighten(found):
+        found, copies = model.read(solver)
+        if base is not None and model.tighten(found, copies):
             if time.monotonic() > deadline:
                 return Outcome(None, bound, False)
             hint = found
             continue
         proven = status == cp_model.OPTIMAL
         value = model.bytes_of(solver.objective_value)
-        return Outcome(compact(found), min(bound, value), proven or bound >= value, proven)
+        number = {old: new for new, old in enumerate(sorted(set(found)))}
+        copies = tuple((node, number[index]) for node, index in copies if index in number)
+        closed = proven or bound >= value
+        return Outcome(compact(found), min(bound, value), closed, proven, copies)
 
 
 class _Model:
     def __init__(
-        self, problem: Problem, slices: int, best: int | None, least: int, base: Ground | None
+        self,
+        problem: Problem,
+        slices: int,
+        best: int | None,
+        least: int,
+        base: Ground | None,
+        cheap: Sequence[int],
     ) -> None:
         from ortools.sat.python import cp_model
 
@@ -97,6 +110,14 @@ class _Model:
         self.member = [
             [self._member(node, index) for index in range(slices)] for node in self.nodes
         ]
+        self.copies = {node: self._copies(node) for node in cheap}
+        self.runs = [
+            [
+                self.member[node][index] + (self.copies[node][index] if node in self.copies else 0)
+                for index in range(slices)
+            ]
+            for node in self.nodes
+        ]
         self._order_slices()
         self._cap_loads()
         self._count_bytes(best, least)
@@ -107,6 +128,15 @@ class _Model:
     def _member(self, node: int, index: int) -> Any:
         before = self.upto[node][index - 1] if index else 0
         return (self.upto[node][index] if index < self.slices - 1 else 1) - before
+
+    def _copies(self, node: int) -> list[Any]:
+        """Per slice whether the node runs there again; what it reads exists by then."""
+        found: list[Any] = [0]
+        for index in range(1, self.slices):
+            copy = self.model.new_bool_var("")
+            self.model.add_implication(copy, self.upto[node][index - 1])
+            found.append(copy)
+        return found
 
     def _order_slices(self) -> None:
         """Empty slices come last: slice k is used if some node runs after boundary k-1."""
@@ -167,9 +197,9 @@ class _Model:
             row = []
             for index in range(1, self.slices):
                 received = model.new_bool_var("")
-                made = self.member[net.producer][index]
+                made = self.runs[net.producer][index]
                 for node in net.readers:
-                    model.add(received >= self.member[node][index] - made)
+                    model.add(received >= self.runs[node][index] - made)
                 row.append(received)
             self.receives.append(row)
         self.scale = math.gcd(*(net.bytes for net in problem.nets)) or 1
@@ -190,29 +220,19 @@ class _Model:
 
     def _describe_edges(self, base: Ground) -> None:
         """What enters and leaves every slice, the request's and reply's tensors too."""
-        model = self.model
+        model, runs = self.model, self.runs
         self.enters: list[list[Any]] = []
         self.leaves: list[list[Any]] = []
         for tensor, producer in enumerate(base.producer):
             entering: list[Any] = []
-            leaving: list[Any] = []
             for index in range(self.slices):
                 entered = model.new_bool_var("")
-                made = self.member[producer][index] if producer >= 0 else 0
+                made = runs[producer][index] if producer >= 0 else 0
                 for node in base.readers[tensor]:
-                    model.add(entered >= self.member[node][index] - made)
+                    model.add(entered >= runs[node][index] - made)
                 entering.append(entered)
-                if producer < 0:
-                    leaving.append(0)
-                    continue
-                left = model.new_bool_var("")
-                if base.leaves[tensor]:
-                    model.add(left >= made)
-                for node in base.readers[tensor]:
-                    model.add(left >= made - self.member[node][index])
-                leaving.append(left)
             self.enters.append(entering)
-            self.leaves.append(leaving)
+            self.leaves.append(self._leaving(base, tensor, entering))
         # A tensor's memory is held to the end when it or a view of it leaves.
         group: dict[int, list[int]] = {}
         for tensor, root in enumerate(base.root):
@@ -222,12 +242,12 @@ class _Model:
             row = []
             for index in range(self.slices if base.root[tensor] == tensor and producer >= 0 else 0):
                 kept = model.new_bool_var("")
-                made = self.member[producer][index]
+                made = runs[producer][index]
                 for shared in group[tensor]:
                     if base.leaves[shared]:
                         model.add(kept >= made)
                     for node in base.readers[shared]:
-                        model.add(kept >= made - self.member[node][index])
+                        model.add(kept >= made - runs[node][index])
                 row.append(kept)
             self.kept.append(row)
         most = base.overheads.max_edge_bytes
@@ -239,23 +259,43 @@ class _Model:
                         <= most
                     )
 
-    def tighten(self, slice_of: Sequence[int]) -> bool:
+    def _leaving(self, base: Ground, tensor: int, entering: list[Any]) -> list[Any]:
+        """Per slice whether the tensor leaves it: its first maker sends it to all that receive it."""
+        model, producer = self.model, base.producer[tensor]
+        if producer < 0:
+            return [0] * self.slices
+        touched = (producer, *base.readers[tensor])
+        leaving: list[Any] = []
+        for index in range(self.slices):
+            left = model.new_bool_var("")
+            made = self.member[producer][index]
+            if base.leaves[tensor]:
+                model.add(left >= made)
+            if any(node in self.copies for node in touched):
+                for later in entering[index + 1 :]:
+                    model.add(left >= made + later - 1)
+            else:
+                for node in base.readers[tensor]:
+                    model.add(left >= made - self.member[node][index])
+            leaving.append(left)
+        return leaving
+
+    def tighten(self, slice_of: Sequence[int], copies: Sequence[tuple[int, int]]) -> bool:
         """Add the rows that this assignment breaks; whether there were any."""
         base = self.base
         assert base is not None
-        members: dict[int, list[int]] = {}
-        for node, index in enumerate(slice_of):
-            members.setdefault(index, []).append(node)
+        layout: list[set[int]] = [set() for _ in range(max(slice_of) + 1)]
+        for node, index in (*enumerate(slice_of), *copies):
+            if index < len(layout):
+                layout[index].add(node)
         broken = False
-        for ops in members.values():
-            found = measure(base, ops)
+        for found in measures(base, [ops for ops in layout if ops]):
             if breaks(base, found):
-                worst = busiest(base, ops)
-                if worst in self.rows:
+                if found.busiest in self.rows:
                     raise AssertionError("a memory row did not bind")
-                self.rows.add(worst)
-                self._bound_memory(base, worst)
+                self._bound_memory(base, found.busiest)
                 broken = True
+                self.rows.add(found.busiest)
         return broken
 
     def _bound_memory(self, base: Ground, op: int) -> None:
@@ -277,10 +317,10 @@ class _Model:
                 if base.root[tensor] != tensor or not 0 <= producer <= op:
                     continue  # a view, or not there yet
                 if op <= base.last[tensor]:
-                    total += unit * size * self.member[producer][index]
+                    total += unit * size * self.runs[producer][index]
                 else:
                     total += unit * size * self.kept[tensor][index]
-            self.model.add(total <= unit * cap + most * (1 - self.member[op][index]))
+            self.model.add(total <= unit * cap + most * (1 - self.runs[op][index]))
 
     def solve(
         self, hint: Sequence[int] | None, seconds: float, workers: int, seed: int
@@ -304,7 +344,14 @@ class _Model:
         solver.parameters.random_seed = seed
         return solver.solve(self.model), solver
 
-    def read(self, solver: cp_model.CpSolver) -> Assignment:
-        return [
+    def read(self, solver: cp_model.CpSolver) -> tuple[Assignment, tuple[tuple[int, int], ...]]:
+        slice_of = [
             sum(1 - solver.value(variable) for variable in self.upto[node]) for node in self.nodes
         ]
+        copies = tuple(
+            (node, index)
+            for node, row in self.copies.items()
+            for index, copy in enumerate(row)
+            if index and solver.value(copy)
+        )
+        return slice_of, copies

@@ -7,14 +7,13 @@ against it, and no plan is returned that it refuses.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.passes.partitioning.problem import Load, Net, Problem
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Ground:
 
     `size` and `cost` of a tensor are its largest and its example bytes, `producer` is -1 for the
     request's tensors, `root[t]` is the tensor whose memory t shares (t itself unless an op's view),
-    `last[r]` the last op that reads r or a view of it.
+    `last[r]` the last op that reads r or a view of it, `cheap` ops may run in several slices.
     """
 
     graph: OpGraph
@@ -40,6 +39,7 @@ class Ground:
     makes: tuple[tuple[int, ...], ...]
     scratch: tuple[int, ...]
     uses: tuple[tuple[int, ...], ...]
+    cheap: tuple[bool, ...]
     weight_bytes: tuple[int, ...]
     weight_memory: tuple[int, ...]
 
@@ -66,11 +66,12 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What one slice holds, receives and sends."""
+    """What one slice holds, receives and sends; `busiest` is the op during which the peak is."""
 
     weight_bytes: int
     weight_memory: int
     peak: int
+    busiest: int
     buffers: int
     received: int
     sent: int
@@ -124,48 +125,53 @@ def ground(graph: OpGraph, limits: Limits, overheads: Overheads) -> Ground:
         uses=tuple(
             tuple(dict.fromkeys(weight_id[name] for name in op.weights)) for op in graph.ops
         ),
+        cheap=tuple(op.is_cheap and not op.weights for op in graph.ops),
         weight_bytes=tuple(weight.bytes for weight in graph.weights),
         weight_memory=tuple(weight.memory_bytes for weight in graph.weights),
     )
 
 
-def measure(base: Ground, members: Iterable[int]) -> Measure:
-    """What a slice of these ops holds, receives and sends."""
+def measure(base: Ground, members: Iterable[int], sent: Set[int] | None = None) -> Measure:
+    """What a slice of these ops holds, receives and sends: of what others read, the tensors `sent`.
+
+    Without `sent`, everything that ops outside read. The peak counts as `OpGraph` does, which for
+    recomputed ops keeps their outputs as if they were sent: never too little.
+    """
     order = sorted(members)
     inside = set(order)
     weights = {weight for op in order for weight in base.uses[op]}
     inputs = tuple(
         dict.fromkeys(t for op in order for t in base.reads[op] if base.producer[t] not in inside)
     )
-    outputs = tuple(
+    kept = tuple(
         t
         for op in order
         for t in base.makes[op]
         if base.leaves[t] or any(reader not in inside for reader in base.readers[t])
     )
-    received = sum(base.size[t] for t in inputs)
-    sent = sum(base.size[t] for t in outputs)
+    outputs = kept if sent is None else tuple(t for t in kept if t in sent)
+    received_bytes = sum(base.size[t] for t in inputs)
+    sent_bytes = sum(base.size[t] for t in outputs)
+    peak, busiest = _peak(base, order, received_bytes, kept)
     return Measure(
         weight_bytes=sum(base.weight_bytes[w] for w in weights),
         weight_memory=sum(base.weight_memory[w] for w in weights),
-        peak=_peak(base, order, received, outputs)[0],
-        buffers=math.ceil(base.edge_factor * (received + sent)),
-        received=received,
-        sent=sent,
+        peak=peak,
+        busiest=busiest,
+        buffers=math.ceil(base.edge_factor * (received_bytes + sent_bytes)),
+        received=received_bytes,
+        sent=sent_bytes,
         inputs=inputs,
         outputs=outputs,
     )
 
 
 def _peak(
-    base: Ground, order: list[int], received: int, outputs: tuple[int, ...]
+    base: Ground, order: list[int], received: int, kept_tensors: tuple[int, ...]
 ) -> tuple[int, int]:
-    """Peak of live bytes and the op that runs then. `order` must be convex.
-
-    Only non-views made here take new memory.
-    """
+    """Peak of live bytes and the op that runs then. Only non-views made here take new memory."""
     end = len(base.scratch)
-    kept = {base.root[t] for t in outputs}
+    kept = {base.root[t] for t in kept_tensors}
     freed: dict[int, int] = {}
     live = received
     peak, worst = received, order[0]
@@ -181,13 +187,6 @@ def _peak(
     return peak, worst
 
 
-def busiest(base: Ground, members: Iterable[int]) -> int:
-    """The op of a slice during which the most bytes are live."""
-    order = sorted(members)
-    found = measure(base, order)
-    return _peak(base, order, found.received, found.outputs)[1]
-
-
 def breaks(base: Ground, found: Measure) -> bool:
     """Whether a slice that measures so exceeds a limit."""
     caps = (
@@ -197,32 +196,3 @@ def breaks(base: Ground, found: Measure) -> bool:
         (found.sent, base.overheads.max_edge_bytes),
     )
     return any(cap is not None and amount > cap for amount, cap in caps)
-
-
-def relaxation(base: Ground) -> Problem:
-    """The problem without liveness and buffers: one node an op, tensors and weights as sums."""
-    succs: list[dict[int, None]] = [{} for _ in base.reads]
-    merged: dict[tuple[int, tuple[int, ...]], int] = {}
-    for tensor, producer in enumerate(base.producer):
-        if producer < 0 or not base.readers[tensor]:
-            continue
-        succs[producer].update(dict.fromkeys(base.readers[tensor]))
-        key = (producer, base.readers[tensor])
-        merged[key] = merged.get(key, 0) + base.cost[tensor]
-    users: dict[int, list[int]] = {}
-    for op, weights in enumerate(base.uses):
-        for weight in weights:
-            users.setdefault(weight, []).append(op)
-    loads: dict[tuple[int, ...], tuple[int, int]] = {}
-    for weight, ops in users.items():
-        held, memory = loads.get(tuple(ops), (0, 0))
-        loads[tuple(ops)] = (held + base.weight_bytes[weight], memory + base.weight_memory[weight])
-    return Problem(
-        ops=tuple((op,) for op in range(len(base.reads))),
-        succs=tuple(map(tuple, succs)),
-        nets=tuple(Net(size, *key) for key, size in merged.items() if size),
-        loads=tuple(Load(*amounts, ops) for ops, amounts in loads.items() if any(amounts)),
-        weight_cap=base.weight_cap,
-        memory_cap=base.memory_cap,
-        max_slices=base.limits.max_slices,
-    )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from slicewise.passes.partitioning.problem import Assignment, Problem, slice_bound
 
 Array = NDArray[Any]
@@ -40,6 +41,8 @@ class Evictable:
 
 def lattice(problem: Problem, most: int, deadline: float) -> Lattice | None:
     """All ideals, or None when there are more than `most`."""
+    if 2 ** sum(not before for before in problem.preds) > most:  # any set of sources is one
+        return None
     need = [sum(1 << other for other in before) for before in problem.preds]
     number = {0: 0}
     steps: list[tuple[int, int, int]] = []
@@ -57,7 +60,7 @@ def lattice(problem: Problem, most: int, deadline: float) -> Lattice | None:
                     after += [o for o in problem.succs[node] if need[o] & grown == need[o]]
                     following.append((grown, after))
                 steps.append((here, node, there))
-        if len(number) > most or time.monotonic() > deadline:
+        if len(number) > most or len(steps) > 16 * most or time.monotonic() > deadline:
             return None
         frontier = following
     return Lattice(list(number), steps)

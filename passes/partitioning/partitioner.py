@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from slicewise.graph import OpGraph
@@ -17,8 +16,14 @@ from slicewise.passes.partitioning.feasible import (
     too_few_slices,
     unplaceable,
 )
-from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure, relaxation
+from slicewise.passes.partitioning.ground import Ground, breaks, ground
 from slicewise.passes.partitioning.problem import fewest_slices
+from slicewise.passes.partitioning.recompute import (
+    Layout,
+    layout_cost,
+    measures,
+    relaxation,
+)
 from slicewise.passes.partitioning.search import search
 from slicewise.plan import Certificate
 
@@ -29,6 +34,8 @@ class Part:
 
     `memory_bytes` is all that the limit on memory counts, `package_bytes` all that the one on the
     package counts, overheads included. Inputs and outputs include the request's and the reply's.
+    `recomputed` are those of `ops` that an earlier slice runs too: cheap ones, run again because that
+    sends fewer bytes.
     """
 
     name: str
@@ -39,6 +46,7 @@ class Part:
     package_bytes: int
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    recomputed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +69,12 @@ def partition(
 ) -> Partition:
     """Cut `graph` into slices that keep `limits`, with the fewest bytes between them.
 
-    Guarantees: every op is in one slice; dependencies never go to an earlier slice; each slice
-    keeps every limit that is set (distinct weights, package, memory with the peak of live
-    activations and `overheads`); the certificate says "optimal" only if no partition into any
-    number of slices is cheaper, else how far from optimal this one can be. Among equals it prefers
-    fewer slices. The cost is the sum of `Tensor.bytes` over tensors and slices that receive them
-    from another one.
+    Guarantees: every op is in one slice, an op with `is_cheap` in one or more; dependencies never go
+    to an earlier slice; each slice keeps every limit that is set (distinct weights, package, memory
+    with the peak of live activations and `overheads`); the certificate says "optimal" only if no
+    partition into any number of slices is cheaper, else how far from optimal this one can be.
+    The cost is the sum of `Tensor.bytes` over tensors and slices that receive them from another one;
+    among equals fewer slices are preferred.
 
     Raises `InfeasibleError` when no partition keeps the limits, or none was found in the time
     given.
@@ -76,18 +84,17 @@ def partition(
     refuse_impossible(base)
     found = search(
         base,
-        relaxation(base),
         deadline=started + time_limit_s,
         workers=workers or min(8, os.cpu_count() or 1),
         seed=seed,
     )
-    if found.slice_of is None:
+    if found.layout is None:
         if limits.max_slices is not None:
             enough = _enough_slices(base, started + time_limit_s, seed)
             if enough is not None:
                 raise too_few_slices(base, *enough)
         raise unplaceable(base, proven=found.closed)
-    value, parts = describe(base, found.slice_of)
+    value, parts = describe(base, found.layout)
     bound = min(found.lower_bound, value)
     optimal = found.closed or bound >= value
     certificate = Certificate(
@@ -104,42 +111,40 @@ def _enough_slices(base: Ground, deadline: float, seed: int) -> tuple[int, bool]
     """The fewest slices known to work, and whether fewer are proven not to; None if none do."""
     free = ground(base.graph, replace(base.limits, max_slices=None), base.overheads)
     deadline = max(deadline, time.monotonic() + 1)
-    whole = search(free, relaxation(free), deadline=deadline, workers=1, seed=seed)
-    if whole.slice_of is None:
+    whole = search(free, deadline=deadline, workers=1, seed=seed)
+    if whole.layout is None:
         return None
-    most, proven = max(whole.slice_of) + 1, True
+    most, proven = len(whole.layout), True
     first = max((base.limits.max_slices or 0) + 1, fewest_slices(relaxation(free)))
     for count in range(first, most):
         bounded = ground(base.graph, replace(base.limits, max_slices=count), base.overheads)
-        found = search(bounded, relaxation(bounded), deadline=deadline, workers=1, seed=seed)
-        if found.slice_of is not None:
+        found = search(bounded, deadline=deadline, workers=1, seed=seed)
+        if found.layout is not None:
             return count, proven
         proven = proven and found.closed
     return most, proven
 
 
-def describe(base: Ground, slice_of: Sequence[int]) -> tuple[int, tuple[Part, ...]]:
-    """The cost of an assignment of ops, counted afresh on the graph, and its slices."""
-    members: dict[int, list[int]] = {}
-    for op, index in enumerate(slice_of):
-        members.setdefault(index, []).append(op)
+def describe(base: Ground, layout: Layout) -> tuple[int, tuple[Part, ...]]:
+    """The cost of a layout, counted afresh on the graph, and its slices."""
     graph, overheads = base.graph, base.overheads
-    parts, value = [], 0
-    for number, index in enumerate(sorted(members)):
-        found = measure(base, members[index])
-        if breaks(base, found):
+    parts, ran = [], set[int]()
+    found = measures(base, layout)
+    for number, (ops, measured) in enumerate(zip(layout, found, strict=True)):
+        if breaks(base, measured):
             raise AssertionError(f"slice {number} breaks a limit")
-        value += sum(base.cost[t] for t in found.inputs if base.producer[t] >= 0)
         parts.append(
             Part(
                 name=f"slice{number}",
-                ops=tuple(graph.ops[op].name for op in members[index]),
-                weight_bytes=found.weight_bytes,
-                peak_activation_bytes=found.peak,
-                memory_bytes=overheads.memory_bytes + found.memory,
-                package_bytes=overheads.package_bytes + found.weight_bytes,
-                inputs=tuple(graph.tensors[t].name for t in found.inputs),
-                outputs=tuple(graph.tensors[t].name for t in found.outputs),
+                ops=tuple(graph.ops[op].name for op in sorted(ops)),
+                recomputed=tuple(graph.ops[op].name for op in sorted(ops & ran)),
+                weight_bytes=measured.weight_bytes,
+                peak_activation_bytes=measured.peak,
+                memory_bytes=overheads.memory_bytes + measured.memory,
+                package_bytes=overheads.package_bytes + measured.weight_bytes,
+                inputs=tuple(graph.tensors[t].name for t in measured.inputs),
+                outputs=tuple(graph.tensors[t].name for t in measured.outputs),
             )
         )
-    return value, tuple(parts)
+        ran |= ops
+    return layout_cost(base, found), tuple(parts)

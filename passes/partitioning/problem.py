@@ -131,8 +131,8 @@ def compact(slice_of: Sequence[int]) -> Assignment:
 
 
 def lift(problem: Problem, slice_of: Sequence[int], ops: int) -> Assignment:
-    """The slice of every op, given that of every node."""
-    lifted = [0] * ops
+    """The slice of every op, given that of every node; -1 for ops of no node."""
+    lifted = [-1] * ops
     for node, members in enumerate(problem.ops):
         for op in members:
             lifted[op] = slice_of[node]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from slicewise.passes.partitioning import exact
-from slicewise.passes.partitioning.ground import Ground, breaks, measure
+from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.order import cut_checked, cut_order, orders
 from slicewise.passes.partitioning.problem import (
     Assignment,
@@ -17,6 +17,17 @@ from slicewise.passes.partitioning.problem import (
     lift,
     slice_bound,
 )
+from slicewise.passes.partitioning.recompute import (
+    Layout,
+    layout_cost,
+    measures,
+    obeys,
+    options,
+    plain_layout,
+    relaxation,
+    spread,
+    tidy,
+)
 from slicewise.passes.partitioning.reduce import join_uncuttable, reduce, restrict
 from slicewise.passes.partitioning.refine import refine
 
@@ -25,15 +36,26 @@ _FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought
 _MOST_PREFIXES = 400_000
 _MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
 _FEWER_SLICES = 5.0  # seconds to spend on fewer slices at the same bytes
+_OPTIONS = 10.0  # seconds to spend on whether options run again
 _CHECKED = 3_000  # ops up to which slices are measured one by one along an order
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The best assignment of ops, a lower bound for all, and whether the search is `closed`.
+class Result:
+    """The best layout, a lower bound for all, and whether the search is `closed`.
 
-    Closed: the assignment is optimal; without one, that there is none.
+    Closed: the layout is optimal; without one, that there is none.
     """
+
+    layout: Layout | None
+    lower_bound: int
+    closed: bool
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The same for a `Problem`: the slice of every op, -1 for ops that are not in it."""
 
     slice_of: Assignment | None
     lower_bound: int
@@ -41,42 +63,55 @@ class Found:
     method: str
 
 
-def search(base: Ground, problem: Problem, *, deadline: float, workers: int, seed: int) -> Found:
-    """The best assignment that keeps all limits of `base`; `problem` is its relaxation."""
-    if obeys(base, [0] * problem.size):
-        return Found([0] * problem.size, 0, True, "one slice")
-    relaxed = solve_relaxed(problem, deadline=deadline, workers=workers, seed=seed)
-    if relaxed.slice_of is None or obeys(base, relaxed.slice_of):
-        return relaxed
-    return _solve_ground(base, problem, relaxed, deadline=deadline, workers=workers, seed=seed)
+def search(base: Ground, *, deadline: float, workers: int, seed: int) -> Result:
+    """The best layout that keeps all limits of `base`."""
+    ops = len(base.reads)
+    if not ops:
+        return Result([], 0, True, "no ops")
+    if obeys(base, [set(range(ops))]):
+        return Result([set(range(ops))], 0, True, "one slice")
+    undecided = options(base)
+    best: Layout | None = None
+    best_bytes = bound = 0
+    method = ""
+    for free_options in (True, False) if undecided else (False,):
+        problem = relaxation(base, free_options=free_options)
+        found = solve_relaxed(problem, ops, deadline=deadline, workers=workers, seed=seed)
+        if found.slice_of is None:
+            return Result(None, found.lower_bound, found.closed, found.method)
+        if free_options or not undecided:
+            bound, method = found.lower_bound, found.method
+        layout = spread(base, found.slice_of)
+        value = layout_cost(base, measures(base, layout))
+        if best is None or value < best_bytes:
+            best, best_bytes = layout, value
+        if best_bytes == bound:
+            break
+    assert best is not None
+    if not obeys(base, best):
+        return _solve_ground(base, bound, deadline=deadline, workers=workers, seed=seed)
+    if best_bytes > bound and undecided:
+        return _decide_options(base, best, bound, deadline=deadline, workers=workers, seed=seed)
+    return Result(best, bound, best_bytes == bound, method)
 
 
-def obeys(base: Ground, slice_of: Assignment) -> bool:
-    """Whether this assignment of ops keeps every limit."""
-    members: dict[int, list[int]] = {}
-    for op, index in enumerate(slice_of):
-        members.setdefault(index, []).append(op)
-    most = base.limits.max_slices
-    if most is not None and len(members) > most:
-        return False
-    return not any(breaks(base, measure(base, ops)) for ops in members.values())
-
-
-def solve_relaxed(problem: Problem, *, deadline: float, workers: int, seed: int) -> Found:
-    """The optimum of a `Problem`: reduce, cut along orders, refine, prove."""
-    ops = problem.size
+def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, seed: int) -> Found:
+    """The optimum of a `Problem` for the slices of `ops` ops: reduce, cut orders, refine, prove."""
     small = reduce(problem)
+    fallback: Assignment | None = None
     best = heuristic(small, deadline=deadline, seed=seed)
     bytes_best = None if best is None else cost(small, best)
     if best is not None and bytes_best is not None:
         joined = join_uncuttable(small, bytes_best)
-        kept = restrict(small, joined, best)
-        if kept is not None and joined.size < small.size:
+        fallback = lift(small, best, ops)
+        if joined.size < small.size:
+            best = restrict(small, joined, best)
             small = reduce(joined)
-            best = restrict(joined, small, kept)
+            best = None if best is None else restrict(joined, small, best)
     found = _prove(small, best, bytes_best, deadline=deadline, workers=workers, seed=seed)
-    lifted = None if found.slice_of is None else lift(small, found.slice_of, ops)
-    return Found(lifted, found.lower_bound, found.closed, found.method)
+    if found.slice_of is not None:
+        fallback = lift(small, found.slice_of, ops)
+    return Found(fallback, found.lower_bound, found.closed, found.method)
 
 
 def heuristic(problem: Problem, *, deadline: float, seed: int) -> Assignment | None:
@@ -114,7 +149,7 @@ def _prove(
     if exhausted.slice_of is not None:
         best, best_bytes = exhausted.slice_of, cost(problem, exhausted.slice_of)
     bound = max(bound, _cut_bound(problem, best, deadline))
-    if best_bytes is not None and bound >= best_bytes:
+    if best is not None and best_bytes is not None and bound >= best_bytes:
         return Found(best, best_bytes, True, "minimum cuts")
     slices = slice_bound(problem)
     if problem.max_slices is not None:
@@ -172,13 +207,11 @@ def _over_prefixes(problem: Problem, best_bytes: int | None, deadline: float) ->
 
     core = absorb_sources(problem)
     bound, better = 0, None
-    for goal, evictable, most in (
-        (problem, None, _FEW_PREFIXES),
-        (core.problem, core.evictable, _MOST_PREFIXES),
-        (problem, None, _MOST_PREFIXES),
-    ):
-        if goal is core.problem and evictable is None:
-            continue
+    attempts: list[tuple[Problem, ideals.Evictable | None, int]] = [(problem, None, _FEW_PREFIXES)]
+    if core.evictable is not None:
+        attempts.append((core.problem, core.evictable, _MOST_PREFIXES))
+    attempts.append((problem, None, _MOST_PREFIXES))
+    for goal, evictable, most in attempts:
         seconds = (deadline - time.monotonic()) / 4
         most = min(most, _MOST_CELLS // (goal.size + len(goal.nets) + 1))
         found = ideals.lattice(goal, most, time.monotonic() + seconds)
@@ -196,10 +229,44 @@ def _over_prefixes(problem: Problem, best_bytes: int | None, deadline: float) ->
     return Found(better, bound, False, "")
 
 
-def _solve_ground(
-    base: Ground, problem: Problem, relaxed: Found, *, deadline: float, workers: int, seed: int
-) -> Found:
+def _decide_options(
+    base: Ground, best: Layout, bound: int, *, deadline: float, workers: int, seed: int
+) -> Result:
+    """Whether options should run again, by CP-SAT; `best` is a layout and `bound` a lower bound."""
+    problem = relaxation(base)
+    value = layout_cost(base, measures(base, best))
+    slices = slice_bound(problem)
+    if problem.max_slices is not None:
+        slices = min(slices, problem.max_slices)
+    if problem.size * slices > _MOST_VARIABLES:
+        return Result(best, bound, False, "prefixes")
+    outcome = exact.solve(
+        problem,
+        slices,
+        hint=None,
+        best=value,
+        least=bound,
+        seconds=min(_OPTIONS, deadline - time.monotonic()),
+        workers=workers,
+        seed=seed,
+        cheap=[node for node, (op,) in enumerate(problem.ops) if base.cheap[op]],
+    )
+    bound = max(bound, outcome.lower_bound)
+    closed = outcome.closed
+    if outcome.slice_of is not None:
+        copies = [(problem.ops[node][0], index) for node, index in outcome.copies]
+        layout = spread(base, lift(problem, outcome.slice_of, len(base.reads)), copies)
+        found = layout_cost(base, measures(base, layout))
+        if found <= value and obeys(base, layout):
+            best, value = layout, found
+        else:
+            closed = False
+    return Result(best, min(bound, value), closed or bound >= value, "CP-SAT with recomputation")
+
+
+def _solve_ground(base: Ground, bound: int, *, deadline: float, workers: int, seed: int) -> Result:
     """With liveness and buffers, on all ops: cut along orders for a hint, then CP-SAT."""
+    problem = relaxation(base, inline=False)
     best: Assignment | None = None
     best_bytes: int | None = None
     if problem.size <= _CHECKED:
@@ -207,31 +274,36 @@ def _solve_ground(
             found = cut_checked(problem, order, base)
             if found is not None and (best_bytes is None or cost(problem, found) < best_bytes):
                 best, best_bytes = found, cost(problem, found)
+    layout = None if best is None else plain_layout(best)
     slices = ground_slice_bound(base, problem)
     seconds = deadline - time.monotonic()
-    cheapest = best is not None and best_bytes == relaxed.lower_bound
+    cheapest = best is not None and best_bytes == bound
     if best is not None and cheapest:  # only the number of slices may be better
         slices, seconds = max(best) + 1, min(seconds, _FEWER_SLICES)
     if problem.max_slices is not None:
         slices = min(slices, problem.max_slices)
     if best is not None and cheapest and slices <= max(2, fewest_slices(problem)):
-        return Found(best, relaxed.lower_bound, True, relaxed.method)
+        return Result(layout, bound, True, "cut along an order")
     if slices == 1:
-        return Found(None, 0, True, "one slice")
+        return Result(None, 0, True, "one slice")
     outcome = exact.solve(
         problem,
         slices,
         hint=best,
         best=best_bytes,
+        least=bound,
         seconds=seconds,
         workers=workers,
         seed=seed,
         base=base,
+        cheap=[op for op, cheap in enumerate(base.cheap) if cheap],
     )
-    bound = max(relaxed.lower_bound, outcome.lower_bound)
+    bound = max(bound, outcome.lower_bound)
     if outcome.slice_of is not None:
-        best = outcome.slice_of
-    return Found(best, bound, outcome.closed or cheapest, "CP-SAT with liveness")
+        layout = plain_layout(outcome.slice_of, outcome.copies)
+        tidied = tidy(base, layout)
+        layout = tidied if obeys(base, tidied) else layout
+    return Result(layout, bound, outcome.closed or cheapest, "CP-SAT with liveness")
 
 
 def ground_slice_bound(base: Ground, problem: Problem) -> int:

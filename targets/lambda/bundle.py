@@ -29,7 +29,8 @@ def write_bundle(
     plan: Plan, handlers: Handlers, profile: Profile, slices: Path, directory: Path
 ) -> None:
     """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
-    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-") or "model"
+    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
+    prefix = prefix[:48].strip("-") or "model"  # Lambda allows names of 64 characters
     names = {part.name: f"{prefix}-{part.name}" for part in plan.slices}
     functions = directory / "functions"
     for part in plan.slices:

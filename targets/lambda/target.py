@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slicewise.target import Endpoint, Handlers
 
 TRANSPORTS = ("payload", "s3")
+PAYLOAD_BYTES_MIN = 16 * 1024  # a message also holds its own fields and a record per tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class LambdaTarget:
             raise LimitsError(
                 f"Limits(memory_mb={given.memory_mb}) is below Lambda's smallest function, "
                 f"{profile.memory_mb_min} MB. Use at least {profile.memory_mb_min}."
+            )
+        if given.payload_bytes is not None and given.payload_bytes < PAYLOAD_BYTES_MIN:
+            raise LimitsError(
+                f"Limits(payload_bytes={given.payload_bytes}) has no room for a message's own fields. "
+                f"Use at least {PAYLOAD_BYTES_MIN}."
             )
         for field, floor, what in (
             ("memory_mb", profile.runtime_memory_mb, "an interpreter with onnxruntime and boto3"),

@@ -7,6 +7,7 @@ from functools import cache
 from itertools import combinations
 
 from hypothesis import strategies as st
+
 from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
 from slicewise.limits import MB, Limits, Overheads
 
@@ -14,8 +15,11 @@ INFINITE = (math.inf, math.inf)
 
 
 @st.composite
-def op_graphs(draw: st.DrawFn, most: int = 8) -> OpGraph:
-    """DAGs with several outputs per op, shared weights, views, request and reply tensors."""
+def op_graphs(draw: st.DrawFn, most: int = 8, cheap: bool = False) -> OpGraph:
+    """DAGs with several outputs per op, shared weights, views, request and reply tensors.
+
+    With `cheap`, about half of the ops without weights may run in several slices.
+    """
     count = draw(st.integers(2, most))
     small = st.integers(0, 6)
     tensors = [Tensor(name="x", producer=INPUT, bytes=3, max_bytes=draw(st.integers(3, 5)))]
@@ -40,6 +44,8 @@ def op_graphs(draw: st.DrawFn, most: int = 8) -> OpGraph:
                 )
             )
         used = draw(st.lists(st.sampled_from([w.name for w in weights]), max_size=2, unique=True))
+        if cheap and draw(st.booleans()):
+            used = []
         ops.append(
             Op(
                 name=f"op{index}",
@@ -48,6 +54,7 @@ def op_graphs(draw: st.DrawFn, most: int = 8) -> OpGraph:
                 weights=tuple(used),
                 memory_bytes=draw(st.integers(0, 3)),
                 is_view=bool(inputs) and draw(st.booleans()),
+                is_cheap=cheap and draw(st.booleans()),
             )
         )
     made = [name for op in ops for name in op.outputs]
@@ -104,8 +111,13 @@ def crossing(graph: OpGraph, ops: frozenset[str]) -> tuple[set[str], set[str]]:
 
 
 def best_partition(graph: OpGraph, limits: Limits, overheads: Overheads) -> tuple[float, float]:
-    """(bytes, slices) of the best partition by trying every one; infinite when there is none."""
+    """(bytes, slices) of the best partition by trying every one; infinite when there is none.
+
+    Cheap ops may be in several slices. Then what a slice sends is not known here: leave out limits
+    on it.
+    """
     everything = frozenset(graph.op)
+    cheap = {op.name for op in graph.ops if op.is_cheap and not op.weights}
     before = {
         op.name: {
             graph.tensor[name].producer
@@ -129,11 +141,13 @@ def best_partition(graph: OpGraph, limits: Limits, overheads: Overheads) -> tupl
         if left == 0:
             return INFINITE
         best = INFINITE
-        missing = sorted(everything - done)
-        for size in range(1, len(missing) + 1):
-            for chosen in combinations(missing, size):
+        possible = sorted(everything - done | cheap)
+        for size in range(1, len(possible) + 1):
+            for chosen in combinations(possible, size):
                 ops = frozenset(chosen)
-                if all(before[name] <= done | ops for name in ops) and allowed(ops):
+                if ops <= done or not all(before[name] <= done | ops for name in ops):
+                    continue
+                if allowed(ops):
                     more = rest(done | ops, left - 1)
                     best = min(best, (received(ops) + more[0], 1 + more[1]))
         return best

@@ -8,14 +8,15 @@ import networkx
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
 from slicewise.errors import InfeasibleError
 from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes import Partition, partition
 from slicewise.passes.partitioning import exact
-from slicewise.passes.partitioning.ground import ground, relaxation
+from slicewise.passes.partitioning.ground import ground
 from slicewise.passes.partitioning.problem import cost, fits, slice_bound
-
+from slicewise.passes.partitioning.recompute import relaxation
 from tests.passes.graphs import best_partition, crossing, op_graphs, slice_is_allowed
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,29 +47,34 @@ def limits_and_overheads(
 
 def check(graph: OpGraph, limits: Limits, overheads: Overheads, found: Partition) -> None:
     """Every promise that a partition makes, counted on the graph itself."""
-    slice_of = {op: index for index, part in enumerate(found.slices) for op in part.ops}
-    total = 0
     position = {op.name: index for index, op in enumerate(graph.ops)}
+    total, ran = 0, set[str]()
 
-    assert sorted(slice_of) == sorted(graph.op)
-    assert sum(len(part.ops) for part in found.slices) == len(graph.ops)
     assert [part.name for part in found.slices] == [f"slice{i}" for i in range(len(found.slices))]
     for part in found.slices:
         ops = frozenset(part.ops)
-        entering, leaving = crossing(graph, ops)
+        entering, _ = crossing(graph, ops)
         weights = graph.weights_of(part.ops)
-        assert list(part.ops) == sorted(part.ops, key=position.__getitem__)
+        assert list(part.ops) == sorted(ops, key=position.__getitem__)
+        assert set(part.recomputed) == ops & ran
+        assert all(graph.op[op].is_cheap for op in part.recomputed)
         assert slice_is_allowed(graph, ops, limits, overheads)
         assert set(part.inputs) == entering
-        assert set(part.outputs) == leaving
         assert part.weight_bytes == sum(graph.weight[name].bytes for name in weights)
         assert part.package_bytes == part.weight_bytes + overheads.package_bytes
         assert part.peak_activation_bytes == graph.peak_activation_bytes(ops)
         for name in entering:
             producer = graph.tensor[name].producer
             if producer != INPUT:
-                assert slice_of[producer] < slice_of[part.ops[0]]
+                assert producer in ran
                 total += graph.tensor[name].bytes
+        ran |= ops
+    assert ran == set(graph.op)
+    for index, part in enumerate(found.slices):
+        received_after = {name for later in found.slices[index + 1 :] for name in later.inputs}
+        fresh = [op for op in part.ops if op not in part.recomputed]
+        made = {name for op in fresh for name in graph.op[op].outputs}
+        assert set(part.outputs) == made & (received_after | set(graph.outputs))
     assert found.cross_slice_bytes == total
     assert found.certificate.lower_bound <= total
 
@@ -112,6 +118,19 @@ def test_reaches_the_optimum_under_all_limits(
     edge: int | None,
 ):
     agree(graph, *limits_and_overheads(cap, memory, slices, factor, edge))
+
+
+@QUICK
+@given(
+    op_graphs(most=6, cheap=True),
+    st.integers(4, 16),
+    st.one_of(st.none(), st.integers(20, 60)),
+    st.one_of(st.none(), st.integers(2, 4)),
+)
+def test_reaches_the_optimum_with_recomputation(
+    graph: OpGraph, cap: int, memory: int | None, slices: int | None
+):
+    agree(graph, *limits_and_overheads(cap, memory, slices, 0.0, None))
 
 
 @QUICK

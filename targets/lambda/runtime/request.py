@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from .wire import (
     decode_inline,
     describe,
     inline,
+    shown,
     to_bytes,
 )
 
@@ -33,7 +35,7 @@ class BadRequest(ValueError):  # noqa: N818 - the name that a caller sees
 
     def __init__(self, field: str, message: str, status: int = 400) -> None:
         super().__init__(message)
-        self.field = field
+        self.field = field[:80]  # it may be the caller's own text
         self.status = status
 
 
@@ -53,7 +55,7 @@ def check_request(
     for field in event:
         if field not in REQUEST_FIELDS:
             raise BadRequest(
-                field, f"unknown field {field!r}; a request has {', '.join(REQUEST_FIELDS)}"
+                field, f"unknown field {shown(field)}; a request has {', '.join(REQUEST_FIELDS)}"
             )
     given = event.get("inputs")
     if not isinstance(given, dict):
@@ -61,7 +63,9 @@ def check_request(
     names = [spec["name"] for spec in specs]
     for field in given:
         if field not in names:
-            raise BadRequest(field, f"unknown tensor {field!r}; the model takes {', '.join(names)}")
+            raise BadRequest(
+                field, f"unknown tensor {shown(field)}; the model takes {', '.join(names)}"
+            )
     sizes: dict[str, tuple[int, str]] = {}
     records = {}
     for spec in specs:
@@ -91,22 +95,24 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
         raise WireError(name, f"a tensor is a JSON object, this is {type(tensor).__name__}")
     for field in tensor:
         if field not in TENSOR_FIELDS:
-            raise WireError(name, f"unknown field {field!r}; known: {', '.join(TENSOR_FIELDS)}")
+            raise WireError(
+                name, f"unknown field {shown(field)}; known: {', '.join(TENSOR_FIELDS)}"
+            )
     if isinstance(tensor.get("data"), (list, int, float, bool)):
         return _from_numbers(name, tensor, spec)
     record = dict(tensor)
     shape, dtype = record.get("shape"), record.get("dtype")
-    whole = isinstance(shape, list) and all(type(n) is int for n in shape)
-    if "bytes" not in record and isinstance(shape, list) and whole and dtype in ITEM_BYTES:
+    whole = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
+    if "bytes" not in record and whole and isinstance(dtype, str) and dtype in ITEM_BYTES:
         record["bytes"] = math.prod(shape) * ITEM_BYTES[dtype]
     check_record(name, record)
     _check_dtype(name, record["dtype"], spec)
     if "data" in record:
+        if "s3" in record:  # all keys among a request's records are deleted at its end
+            raise WireError(name, "both 'data' and 's3' were given")
         raw = decode_inline(name, record)
-        if "sha256" in record:
-            check_bytes(name, record, raw)
-        else:
-            record["sha256"] = describe(np.empty(0), raw, record["dtype"])["sha256"]
+        record.setdefault("sha256", hashlib.sha256(raw).hexdigest())
+        check_bytes(name, record, raw)
     elif record.get("s3") != object_key(request_id, name) or "sha256" not in record:
         raise WireError(name, "neither 'data' nor a valid 's3' key of this request was given")
     return record
@@ -125,21 +131,29 @@ def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) ->
         raise WireError(name, "the nested lists hold something other than numbers")
     kind = np.dtype("float32" if dtype == "bfloat16" else dtype)
     if _WHOLE.fullmatch(dtype):
-        if values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):
+        if values.dtype.kind == "f" and not (
+            np.isfinite(values).all() and np.array_equal(values, np.floor(values))
+        ):
             raise WireError(name, f"NaN, infinity or a fraction cannot be {dtype}")
         low, high = (0, 1) if dtype == "bool" else (np.iinfo(kind).min, np.iinfo(kind).max)
-        if values.size and not (low <= values.min() and values.max() <= high):
+        # Compared as Python's own: as floats, 2**63 would not exceed the largest int64.
+        if values.size and not (low <= int(values.min()) and int(values.max()) <= high):
             raise WireError(name, f"a number lies outside {dtype}'s {low}..{high}")
-    array = values.astype(kind)
+    with np.errstate(over="ignore"):
+        array = values.astype(kind)
+    if kind.kind == "f" and not np.array_equal(np.isfinite(array), np.isfinite(values)):
+        raise WireError(name, f"a number lies outside {dtype}'s range")
     if "shape" in tensor and tensor["shape"] != list(array.shape):
-        raise WireError(name, f"shape says {tensor['shape']}, the lists make {list(array.shape)}")
+        raise WireError(
+            name, f"shape says {shown(tensor['shape'])}, the lists make {list(array.shape)}"
+        )
     raw = to_bytes(array, dtype)
     return inline(describe(array, raw, dtype), raw)
 
 
 def _check_dtype(name: str, dtype: Any, spec: Mapping[str, Any]) -> None:
     if dtype != spec["dtype"]:
-        raise WireError(name, f"dtype is {dtype!r}, the model takes {spec['dtype']}")
+        raise WireError(name, f"dtype is {shown(dtype)}, the model takes {spec['dtype']}")
 
 
 def _check_shape(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import hashlib
 import math
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ ITEM_BYTES = {
 }  # fmt: skip
 MAX_DIMENSIONS = 16
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxlong = _REPR.maxother = 80
+_REPR.maxlist = MAX_DIMENSIONS
+
 
 class WireError(ValueError):
     """A tensor record is malformed or does not hold what it says. `field` names the tensor."""
@@ -29,6 +34,11 @@ class WireError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+def shown(value: Any) -> str:
+    """What a caller sent, short enough for an error message."""
+    return _REPR.repr(value)
 
 
 def to_bytes(array: np.ndarray, dtype: str) -> bytes:
@@ -81,15 +91,17 @@ def check_record(field: str, record: Any) -> None:
         raise WireError(field, f"a tensor is a JSON object, this is {type(record).__name__}")
     dtype, shape, size = (record.get(key) for key in ("dtype", "shape", "bytes"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise WireError(field, f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+        raise WireError(field, f"dtype {shown(dtype)} is not one of {', '.join(ITEM_BYTES)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS:
-        raise WireError(field, f"shape {shape!r} is not a list of at most {MAX_DIMENSIONS} sizes")
-    if not all(type(n) is int and 0 <= n < 2**40 for n in shape):
-        raise WireError(field, f"shape {shape!r} holds something other than sizes")
-    expected = math.prod(shape) * ITEM_BYTES[dtype]
-    if size != expected:
         raise WireError(
-            field, f"bytes is {size!r}; dtype {dtype} and shape {shape} make {expected}"
+            field, f"shape {shown(shape)} is not a list of at most {MAX_DIMENSIONS} sizes"
+        )
+    if not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+        raise WireError(field, f"shape {shown(shape)} holds something other than sizes")
+    expected = math.prod(shape) * ITEM_BYTES[dtype]
+    if type(size) is not int or size != expected:
+        raise WireError(
+            field, f"bytes is {shown(size)}; dtype {dtype} and shape {shape} make {expected}"
         )
 
 
@@ -99,9 +111,10 @@ def check_bytes(field: str, record: Record, raw: bytes) -> None:
         raise WireError(field, f"{len(raw)} bytes arrived, {record['bytes']} were sent")
     found = hashlib.sha256(raw).hexdigest()
     if record.get("sha256") != found:
-        raise WireError(
-            field, f"the checksum differs (sent {record.get('sha256')}, arrived {found})"
-        )
+        sent = shown(record.get("sha256"))
+        raise WireError(field, f"the checksum differs (sent {sent}, arrived {found})")
+    if record["dtype"] == "bool" and raw.translate(None, b"\0\1"):
+        raise WireError(field, "a byte of a bool tensor is neither 0 nor 1")
 
 
 def _to_bfloat16_bits(array: np.ndarray) -> np.ndarray:

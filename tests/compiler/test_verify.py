@@ -1,0 +1,166 @@
+"""Verification: what counts as a difference, and that a wrong slice never gets past it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tiny import Tiny
+from torch import nn
+
+import slicewise
+from slicewise import VerificationError
+from slicewise.plan import Dim, Plan, TensorSpec
+from slicewise.verify import Difference, check, difference, second_input
+
+INF = (np.inf, np.inf)
+f32 = np.float32
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, f32)
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "result"),
+    [
+        (floats(1, -4), floats(1, -4), (0, 0)),
+        (floats(1, -4), floats(1.5, -4), (0.5, 0.125)),
+        (floats(0, 0), floats(0, 0.25), (0.25, 0.25)),
+        (floats(1, np.nan), floats(1, np.nan), (0, 0)),
+        (floats(1, np.nan), floats(1, 2), INF),
+        (floats(1, 2), floats(1, np.nan), INF),
+        (floats(np.inf, 2), floats(np.inf, 2), (0, 0)),
+        (floats(np.inf, 2), floats(-np.inf, 2), INF),
+        (floats(np.inf, 2), floats(np.nan, 2), INF),
+        (floats(np.nan, np.inf), floats(np.nan, np.inf), (0, 0)),
+        (floats(1, 2), floats(1, 2).reshape(2, 1), INF),
+        (floats(1), np.array(1, f32), INF),
+        (floats(), floats(), (0, 0)),
+        (np.array(2.0), np.array(1.0), (1, 0.5)),
+        (np.array([2**53]), np.array([2**53 + 1]), INF),
+        (np.array([1, 2]), np.array([1, 2]), (0, 0)),
+        (np.array([True, False]), np.array([True, True]), INF),
+        (np.array([True]), np.array([True]), (0, 0)),
+        (np.array([60000], np.float16), np.array([-60000], np.float16), (120000, 2)),
+    ],
+)
+def test_difference(expected: np.ndarray, found: np.ndarray, result: tuple[float, float]) -> None:
+    assert difference(expected, found) == result
+
+
+@given(arrays.arrays(f32, arrays.array_shapes(min_dims=0, min_side=0)), st.data())
+def test_no_array_differs_from_itself(array: np.ndarray, data: st.DataObject) -> None:
+    assert difference(array, array.copy()) == (0, 0)
+
+
+def test_check_names_the_outputs_that_differ() -> None:
+    good = Difference(output="good", absolute=1.0, relative=1e-5, tolerance=1e-4)
+    bad = Difference(output="bad", absolute=1.0, relative=1e-3, tolerance=1e-4)
+    nan = Difference(output="nan", absolute=np.nan, relative=np.nan, tolerance=1e-4)
+
+    check([good])
+    with pytest.raises(VerificationError, match=r"bad: relative 1\.00e-03") as caught:
+        check([good, bad, nan])
+    assert "good" not in str(caught.value).split("If the model")[0]
+    assert "nan: relative nan" in str(caught.value)
+
+
+def test_compile_verified_every_output(compiled: slicewise.Compiled) -> None:
+    differences = compiled.verify()
+
+    assert [d.output for d in differences] == ["output_0", "output_1"]
+    assert all(d.within and d.tolerance == 1e-4 for d in differences)
+
+
+def test_a_corrupted_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One weight of the carved slice is off by far less than its own size."""
+    from slicewise.codegen import carve
+
+    save = carve._save
+
+    def corrupted(model: object, directory: Path) -> None:
+        save(model, directory)  # type: ignore[arg-type]
+        path = directory / "model.onnx"
+        proto = onnx.load(path)
+        weight = next(w for w in proto.graph.initializer if w.name.endswith("weight"))
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values[0, 0] += 0.01
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(proto, path)
+
+    monkeypatch.setattr(carve, "_save", corrupted)
+    with pytest.raises(VerificationError, match="output: relative"):
+        slicewise.compile(nn.Linear(4, 4).eval(), (torch.ones(2, 4),))
+
+
+def test_an_op_without_a_kernel_is_named() -> None:
+    """ONNX Runtime has no Erf for float64."""
+    model = Tiny(lambda self, x: torch.erf(x) + 1)
+
+    with pytest.raises(VerificationError, match=r"slice1 cannot be loaded.*Erf[\s\S]*Its ops: erf"):
+        slicewise.compile(model, (torch.ones(2, dtype=torch.float64),))
+
+
+def test_a_model_that_fails_on_the_second_input_is_told_so() -> None:
+    def forward(self: nn.Module, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and rows.tolist() != [2, 0, 1]:
+            raise IndexError("rows are no permutation")
+        return x[rows] + 1
+
+    with pytest.raises(VerificationError, match=r"rows are no permutation.*verify=False"):
+        slicewise.compile(Tiny(forward), (torch.ones(3, 2), torch.tensor([2, 0, 1])))
+
+
+def plan_with(*specs: TensorSpec, dims: tuple[Dim, ...] = (), base: Plan) -> Plan:
+    from dataclasses import replace
+
+    return replace(base, inputs=specs, dims=dims)
+
+
+def spec(name: str, dtype: str, *shape: int | str) -> TensorSpec:
+    return TensorSpec(name=name, tensor=name, dtype=dtype, shape=shape)
+
+
+def test_the_second_input_differs_in_values_and_sizes(compiled: slicewise.Compiled) -> None:
+    plan = plan_with(
+        spec("x", "float32", "batch", 3),
+        spec("ids", "int64", "batch"),
+        spec("twice", "bool", "2*batch + 1"),
+        spec("scalar", "float32"),
+        spec("none", "float32", 0),
+        dims=(Dim(name="batch", min=1, max=4, example=2),),
+        base=compiled.plan,
+    )
+    example = {
+        "x": np.ones((2, 3), f32),
+        "ids": np.array([7, 9]),
+        "twice": np.zeros(5, bool),
+        "scalar": np.array(3.0, f32),
+        "none": np.zeros(0, f32),
+    }
+
+    made = second_input(plan, example)
+
+    assert {name: array.shape for name, array in made.items()} == {
+        "x": (3, 3), "ids": (3,), "twice": (7,), "scalar": (), "none": (0,),
+    }  # fmt: skip
+    assert {name: array.dtype for name, array in made.items()} == {
+        name: array.dtype for name, array in example.items()
+    }
+    assert set(made["ids"].tolist()) <= {7, 9}
+    assert not np.array_equal(made["x"][:2], example["x"])
+
+
+def test_a_dimension_at_its_bound_shrinks(compiled: slicewise.Compiled) -> None:
+    for low, high, expected in ((1, 4, 3), (4, 4, 4)):
+        dim = Dim(name="n", min=low, max=high, example=4)
+        plan = plan_with(spec("x", "float32", "n"), dims=(dim,), base=compiled.plan)
+
+        assert second_input(plan, {"x": np.ones(4, f32)})["x"].shape == (expected,)

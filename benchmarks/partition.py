@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from slicewise.graph import Op, OpGraph, Tensor, Weight
@@ -251,7 +252,7 @@ def blocks(count: int, seed: int = 0) -> Case:
 
 
 CASES: dict[str, Callable[[], Case]] = {
-    **{name: lambda name=name: read_workload(name) for name in PUBLIC},  # type: ignore[misc]
+    **{name: partial(read_workload, name) for name in PUBLIC},
     "layered-4": lambda: layered(12, 4, seed=1),
     "layered-16": lambda: layered(40, 16, seed=2),
     "inception-64": lambda: inception(64, 3),
@@ -381,16 +382,19 @@ def main() -> None:
 
     header = f"{'slices':>6} {'MiB':>11} {'bound':>11} {'status':>10} {'seconds':>8}"
     print(f"{'graph':<34} {'method':<9} {header}")
-    ratios, worse = [], []
+    ratios: list[float] = []
+    worse: list[str] = []
     for name in names:
         graph, cap = CASES[name]()
         rows = compare(graph, cap, seconds)
         for row in rows:
             print(show(f"{name} ({len(graph.ops)} ops)", row), flush=True)
         *baselines, plain, ours = rows
-        for row in (*baselines, plain):
-            if row.bytes is not None and ours.bytes is not None and row.bytes < ours.bytes:
-                worse.append(f"{name}: {row.method}")
+        worse += [
+            f"{name}: {row.method}"
+            for row in (*baselines, plain)
+            if row.bytes is not None and ours.bytes is not None and row.bytes < ours.bytes
+        ]
         if ours.status == "optimal" and plain.bound is not None:
             ratios.append(plain.seconds / ours.seconds)
     if ratios:

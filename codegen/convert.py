@@ -76,7 +76,11 @@ def _check_outputs(program: ExportedProgram) -> None:
 def fx_node_name(node: onnx_ir.Node) -> str | None:
     """The torch.fx node that this ONNX node came from."""
     source = node.meta.get("node")
-    return source.name if source is not None else None
+    if source is not None:
+        return str(source.name)
+    # A node of a function that the exporter inlined only keeps the text.
+    named = re.match(r"%(\w+)", node.metadata_props.get("pkg.torch.onnx.fx_node", ""))
+    return named.group(1) if named else None
 
 
 def _aliases(graph: fx.Graph, model: onnx_ir.Model) -> dict[str, str]:
@@ -84,6 +88,8 @@ def _aliases(graph: fx.Graph, model: onnx_ir.Model) -> dict[str, str]:
     import operator
 
     present = {fx_node_name(node) for node in model.graph}
+    # The opset conversion drops even the text, but not the names of values.
+    present |= {value.name for node in model.graph for value in node.outputs}
     aliases = {}
     for node in graph.nodes:
         if node.op != "call_function" or node.name in present or node.target is operator.getitem:

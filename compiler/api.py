@@ -8,6 +8,7 @@
     place      slices -> stages, edges with their transports, memory sizes: the plan
     carve      the one ONNX model -> one model per slice
     verify     slices against the original model, on two inputs
+    measure    each function's memory while it answers the largest request; too much, and it cuts again
 
 Converting before cutting has a price: an infeasible request is refused only after the conversion. It
 buys that the ops that are cut are exactly the ops that run, from one decomposition instead of two.
@@ -19,27 +20,29 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slicewise import targets
-from slicewise.errors import BundleError, LimitsError, VerificationError
+from slicewise.errors import BundleError, InfeasibleError, LimitsError, VerificationError
 from slicewise.graph import OpGraph
-from slicewise.limits import Limits
+from slicewise.limits import MB, Limits
 from slicewise.plan import ModelInfo, Plan
 from slicewise.progress import steps
 from slicewise.structure import bind, build, leaves
 from slicewise.target import Endpoint
-from slicewise.verify import Difference, Runner, check, compare, second_input
+from slicewise.verify import Difference, Runner, check, compare, largest_input, second_input
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
     from slicewise.capture import Captured
+
+MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
 
 def compile(
@@ -94,41 +97,53 @@ def compile(
         aliases=converted.aliases,
         dim_names=captured.dim_names,
     )
-    with step(f"choosing the cut of {len(graph.ops)} ops"):
-        parts = partition(
-            graph,
-            full_limits,
-            overheads=chosen_target.overheads(rule),
-            time_limit_s=time_limit_s,
+    overheads = chosen_target.overheads(rule)
+    for _ in range(MAX_CUTS):
+        with step(f"choosing the cut of {len(graph.ops)} ops"):
+            parts = partition(graph, full_limits, overheads=overheads, time_limit_s=time_limit_s)
+        slices, edges = place(
+            graph, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
         )
-    slices, edges = place(
-        graph, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
-    )
-    plan = Plan(
-        model=_model_info(captured, graph),
-        target=target,
-        objective=objective,
-        limits=full_limits,
-        slices=slices,
-        edges=edges,
-        certificate=parts.certificate,
-        transport_rule=rule,
-        inputs=signature.inputs,
-        outputs=signature.outputs,
-        dims=signature.dims,
-        input_structure=signature.input_structure,
-        output_structure=signature.output_structure,
-    )
-    workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
-    with step(f"writing {len(slices)} slices"):
-        carve(converted, slices, Path(workspace.name))
-    compiled = Compiled(
-        plan=plan, graph=graph, notes=captured.notes, _captured=captured, _workspace=workspace
-    )
-    if verify:
+        plan = Plan(
+            model=_model_info(captured, graph),
+            target=target,
+            objective=objective,
+            limits=full_limits,
+            slices=slices,
+            edges=edges,
+            certificate=parts.certificate,
+            transport_rule=rule,
+            inputs=signature.inputs,
+            outputs=signature.outputs,
+            dims=signature.dims,
+            input_structure=signature.input_structure,
+            output_structure=signature.output_structure,
+        )
+        workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
+        with step(f"writing {len(slices)} slices"):
+            carve(converted, slices, Path(workspace.name))
+        compiled = Compiled(
+            plan=plan, graph=graph, notes=captured.notes, _captured=captured, _workspace=workspace
+        )
+        if not verify:
+            return compiled
         with step("verifying against the original model"):
             check(compiled.verify(tolerance=tolerance))
-    return compiled
+        with step("measuring the memory of the largest request"):
+            measured = _measured(compiled)
+        excess = max(p.peak_memory_bytes - p.memory_mb * MB for p in measured.plan.slices)
+        if excess <= 0:
+            return measured
+        overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
+    worst = max(measured.plan.slices, key=lambda part: part.peak_memory_bytes)
+    raise InfeasibleError(
+        f"after {MAX_CUTS} cuts, {worst.name} still takes {worst.peak_memory_bytes / MB:.0f} MB for the "
+        f"largest request in a function of {worst.memory_mb} MB. Raise memory_mb, or lower the "
+        "maximum of a dynamic dimension.",
+        limit_name="memory_mb",
+        needed=-(-worst.peak_memory_bytes // MB),
+        limit=worst.memory_mb,
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,13 +177,7 @@ class Compiled:
 
         On the example input and on a second one of other values (and sizes, where dynamic).
         """
-        captured = self._captured
-        example = {
-            name: _to_numpy(value)
-            for name, value in bind(
-                self.plan.input_structure, captured.args, captured.kwargs
-            ).items()
-        }
+        example = self._example()
         other = second_input(self.plan, example)
         return compare(self.plan, self._runner(), self._original, [example, other], tolerance)
 
@@ -194,6 +203,11 @@ class Compiled:
             shutil.rmtree(building, ignore_errors=True)
             raise
         return load(destination)
+
+    def _example(self) -> dict[str, np.ndarray]:
+        """The example inputs by name."""
+        bound = bind(self.plan.input_structure, self._captured.args, self._captured.kwargs)
+        return {name: _to_numpy(value) for name, value in bound.items()}
 
     def _runner(self) -> Runner:
         return Runner(self.plan, Path(self._workspace.name))
@@ -284,6 +298,23 @@ def _replace(destination: Path, building: Path) -> None:
             old.rename(destination)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _measured(compiled: Compiled) -> Compiled:
+    """With the peak memory that each slice really took; unchanged where it cannot be measured."""
+    from slicewise.codegen.handlers import render
+
+    plan = compiled.plan
+    request = largest_input(plan, compiled._example())
+    target = targets.load(plan.target)
+    with tempfile.TemporaryDirectory(prefix="slicewise-") as scratch:
+        directory = Path(scratch)
+        target.write_bundle(plan, render(plan), Path(compiled._workspace.name), directory)
+        peaks = target.measure_memory(directory, plan, request)
+    if peaks is None:
+        return compiled
+    slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
+    return replace(compiled, plan=replace(plan, slices=slices))
 
 
 def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:

@@ -94,6 +94,15 @@ class Target(Protocol):
         """Write everything that deploys; `slices` holds one folder of ONNX files per slice."""
         ...
 
+    def measure_memory(
+        self, directory: Path, plan: Plan, request: Mapping[str, Any]
+    ) -> Mapping[str, int] | None:
+        """Peak bytes of every slice while a bundle answers `request` (arrays by input name).
+
+        None when what it takes to run a bundle here is not installed.
+        """
+        ...
+
     def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
         """Run a bundle on this machine."""
         ...

@@ -145,16 +145,26 @@ def check(differences: Sequence[Difference]) -> None:
 def second_input(
     plan: Plan, example: Mapping[str, np.ndarray], seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Inputs that differ from the example in values and, where dimensions are dynamic, in sizes.
-
-    Numbers are drawn like the example's: normal with its mean and deviation, or its own values where
-    they are whole numbers (indices and masks stay valid).
-    """
-    generator = np.random.default_rng(seed)
+    """Inputs that differ from the example in values and, where dimensions are dynamic, in sizes."""
     sizes = {
         dim.name: dim.example + 1 if dim.example < dim.max else max(dim.min, dim.example - 1)
         for dim in plan.dims
     }
+    return _drawn(plan, example, sizes, seed)
+
+
+def largest_input(plan: Plan, example: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inputs as the example's, with every dynamic dimension at its maximum."""
+    return _drawn(plan, example, {dim.name: dim.max for dim in plan.dims}, seed=0)
+
+
+def _drawn(
+    plan: Plan, example: Mapping[str, np.ndarray], sizes: Mapping[str, int], seed: int
+) -> dict[str, np.ndarray]:
+    """Inputs of these sizes, drawn like the example's: normal with its mean and deviation, or its own
+    values where they are whole numbers (indices and masks stay valid).
+    """
+    generator = np.random.default_rng(seed)
     made = {}
     for spec in plan.inputs:
         array = example[spec.name]

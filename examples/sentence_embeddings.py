@@ -1,4 +1,4 @@
-"""Sentence embeddings from a model that is cut into functions of 192 MB each.
+"""Sentence embeddings from a model that is cut into functions of 160 MB each.
 
 all-MiniLM-L6-v2 with its trained weights (91 MB) would fit one larger function; here it has to fit
 functions so small that no single one holds it. The slices run on this machine, called through boto3
@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel
 
 import slicewise
 
-MEMORY_MB = 192
+MEMORY_MB = 160
 SENTENCES = [
     "The chef seasoned the soup with fresh basil.",
     "A cook added herbs to the broth.",
@@ -78,9 +78,9 @@ def tokenize(tokenizer: Tokenizer, sentences: list[str]) -> dict[str, torch.Tens
 
 
 def compile_model(model: SentenceEncoder) -> slicewise.Compiled:
-    """Up to 16 sentences of up to 128 tokens, in functions of MEMORY_MB."""
+    """Up to 8 sentences of up to 128 tokens, in functions of MEMORY_MB."""
     ids = torch.randint(1000, 30_000, (4, 16))
-    batch = torch.export.Dim("batch", min=1, max=16)
+    batch = torch.export.Dim("batch", min=1, max=8)
     tokens = torch.export.Dim("tokens", min=2, max=128)
     return slicewise.compile(
         model,

@@ -152,7 +152,7 @@ def _free(
 
     everything = (1 << (end - begin)) - 1
     mask: dict[int, int] = {}
-    queue = list(range(begin, end)) + sources[bisect.bisect_left(sources, end) :]
+    queue = [*range(begin, end), *sources[bisect.bisect_left(sources, end) :]]
     heapq.heapify(queue)
     queued = set(queue)
     free: set[int] = set()

@@ -49,6 +49,7 @@ def solve(
     seed: int,
     base: Ground | None = None,
     cheap: Sequence[int] = (),
+    window: tuple[int, int] | None = None,
 ) -> Outcome:
     """The best assignment to at most `slices` slices of at most `best` bytes, fewest slices first.
 
@@ -56,9 +57,12 @@ def solve(
 
     With `base`, nodes are ops and every slice keeps all limits of the ground; liveness and buffers
     come in as linear rows, the row of an (op, slice) once a solution breaks it. The nodes of `cheap`
-    may run again in slices after their own.
+    may run again in slices after their own. With `window`, only nodes whose hint lies in these slices
+    move, and only between them.
     """
     model = _Model(problem, slices, best, least, base, cheap)
+    if window is not None and hint is not None:
+        model.freeze(hint, *window)
     deadline = time.monotonic() + seconds
     bound = least
     while True:
@@ -214,6 +218,16 @@ class _Model:
         self.tie = self.slices + 1  # bytes count first, then slices
         model.minimize(total * self.tie + sum(self.used))
 
+    def freeze(self, slice_of: Sequence[int], first: int, last: int) -> None:
+        """Keep every node where it is, or between two slices if it is there."""
+        for node, index in enumerate(slice_of):
+            low, high = (first, last) if first <= index <= last else (index, index)
+            for boundary, variable in enumerate(self.upto[node]):
+                if boundary < low:
+                    self.model.add(variable == 0)
+                elif boundary >= high:
+                    self.model.add(variable == 1)
+
     def bytes_of(self, objective: float) -> int:
         """The fewest bytes with which the objective reaches this value."""
         return max(0, math.ceil((objective - 1e-6 - self.slices) / self.tie)) * self.scale
@@ -244,6 +258,8 @@ class _Model:
                 kept = model.new_bool_var("")
                 made = runs[producer][index]
                 for shared in group[tensor]:
+                    if self.copies:  # sent from here for another slice to run a reader again
+                        model.add(kept >= made + self.leaves[shared][index] - 1)
                     if base.leaves[shared]:
                         model.add(kept >= made)
                     for node in base.readers[shared]:

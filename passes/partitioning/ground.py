@@ -132,10 +132,10 @@ def ground(graph: OpGraph, limits: Limits, overheads: Overheads) -> Ground:
 
 
 def measure(base: Ground, members: Iterable[int], sent: Set[int] | None = None) -> Measure:
-    """What a slice of these ops holds, receives and sends: of what others read, the tensors `sent`.
+    """What a slice of these ops holds, receives and sends: what of `sent` it makes.
 
-    Without `sent`, everything that ops outside read. The peak counts as `OpGraph` does, which for
-    recomputed ops keeps their outputs as if they were sent: never too little.
+    Without `sent`, everything that ops outside read. The peak counts as `OpGraph` does, and holds
+    what is sent for others to recompute from: for recomputed ops never too little.
     """
     order = sorted(members)
     inside = set(order)
@@ -143,13 +143,16 @@ def measure(base: Ground, members: Iterable[int], sent: Set[int] | None = None) 
     inputs = tuple(
         dict.fromkeys(t for op in order for t in base.reads[op] if base.producer[t] not in inside)
     )
-    kept = tuple(
+    left = tuple(
         t
         for op in order
         for t in base.makes[op]
         if base.leaves[t] or any(reader not in inside for reader in base.readers[t])
     )
-    outputs = kept if sent is None else tuple(t for t in kept if t in sent)
+    outputs = (
+        left if sent is None else tuple(t for op in order for t in base.makes[op] if t in sent)
+    )
+    kept = {base.root[t] for t in (*left, *outputs)}
     received_bytes = sum(base.size[t] for t in inputs)
     sent_bytes = sum(base.size[t] for t in outputs)
     peak, busiest = _peak(base, order, received_bytes, kept)
@@ -166,12 +169,9 @@ def measure(base: Ground, members: Iterable[int], sent: Set[int] | None = None) 
     )
 
 
-def _peak(
-    base: Ground, order: list[int], received: int, kept_tensors: tuple[int, ...]
-) -> tuple[int, int]:
+def _peak(base: Ground, order: list[int], received: int, kept: Set[int]) -> tuple[int, int]:
     """Peak of live bytes and the op that runs then. Only non-views made here take new memory."""
     end = len(base.scratch)
-    kept = {base.root[t] for t in kept_tensors}
     freed: dict[int, int] = {}
     live = received
     peak, worst = received, order[0]

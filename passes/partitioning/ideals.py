@@ -32,11 +32,14 @@ class Lattice:
 class Evictable:
     """Load that a node may shed to earlier slices: the amount per resource, and the least price.
 
-    `price[r]` is in 1/1024 byte per unit of resource r.
+    Shedding x units of resource r costs at least `price[r]` * x, and at least `full_price[r]` * x less
+    `allowance` bytes; both prices are in 1/1024 byte per unit.
     """
 
     amounts: tuple[tuple[int, ...], ...]
     price: tuple[int, ...]
+    full_price: tuple[int, ...]
+    allowance: int
 
 
 def lattice(problem: Problem, most: int, deadline: float) -> Lattice | None:
@@ -166,9 +169,8 @@ class _Table:
         problem = self.problem
         limited = problem.max_slices is not None
         layers = problem.max_slices or 1
-        tie = (
-            slice_bound(problem) + 2
-        )  # bytes count first, then slices: value = bytes * tie + slices
+        # Bytes count first, then slices, then slices over a cap: bytes * tie + 2 * slices + over.
+        tie = 3 * slice_bound(problem) + 3
         never = np.int64(1) << np.int64(61)
         bound = never if best is None else np.int64((best + 1) * tie)
         value = np.full((layers, self.columns), never)  # with a limit: by number of slices
@@ -192,7 +194,7 @@ class _Table:
             good, added = self._extend(column, good, tie)
             for layer in alive:
                 target = layer + 1 if limited and column else layer
-                reached = added + (value[layer, column] + 1)
+                reached = added + (value[layer, column] + 2)
                 better = reached < value[target, good]
                 value[target, good[better]] = reached[better]
                 origin[target, good[better]] = column
@@ -227,9 +229,10 @@ class _Table:
         for (_, cap), weight, shed in zip(problem.resources, self.weight, self.shed, strict=True):
             held = weight[good] - weight[column]
             good = good[held - (shed[good] - shed[column]) <= cap]
-        for node in np.flatnonzero(self.top[column]):
-            good = good[member[node, good]]
+        for node in np.flatnonzero(self.top[column]).tolist():
+            good = good[member[node].take(good)]
         added = np.zeros(len(good), dtype=np.int64)
+        over = np.zeros(len(good), dtype=bool)
         for resource, (amounts, cap) in enumerate(problem.resources):
             held = self.weight[resource][good] - self.weight[resource][column]
             for index in self.shared:
@@ -237,18 +240,22 @@ class _Table:
                 if len(outside):
                     held = held + member[outside[:, None], good].any(axis=0) * amounts[index]
             excess = np.maximum(held - cap, 0)
+            over = over | (excess > 0)
             shed = self.shed[resource][good] - self.shed[resource][column]
             keep = excess <= shed
             if self.evictable is not None:
                 price = excess * self.evictable.price[resource] // 1024
+                full = excess * self.evictable.full_price[resource] // 1024
+                price = np.maximum(price, full - self.evictable.allowance)
                 added = np.maximum(added, price * tie)
-            good, added = good[keep], added[keep]
-        for index in np.flatnonzero(self.live[column]):
-            net = problem.nets[index]
-            outside = [node for node in net.readers if not inside[node]]
-            hit = member[outside[0], good]
-            for node in outside[1:]:
-                hit = hit | member[node, good]
+            good, added, over = good[keep], added[keep], over[keep]
+        added += over  # among equals, rather within the caps
+        for number in np.flatnonzero(self.live[column]).tolist():
+            net = problem.nets[number]
+            readers = [node for node in net.readers if not inside[node]]
+            hit = member[readers[0]].take(good)
+            for node in readers[1:]:
+                hit |= member[node].take(good)
             added += hit * np.int64(net.bytes * tie)
         return good, added
 

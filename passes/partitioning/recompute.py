@@ -11,11 +11,25 @@ slices may still run it again where its inputs are at hand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from slicewise.passes.partitioning.ground import Ground, Measure, breaks, measure
 from slicewise.passes.partitioning.problem import Load, Net, Problem
 
 Layout = list[set[int]]  # the ops of every slice, recomputed ones included
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The best layout, a lower bound for all, and whether the search is `closed`.
+
+    Closed: the layout is optimal; without one, that there is none.
+    """
+
+    layout: Layout | None
+    lower_bound: int
+    closed: bool
+    method: str
 
 
 def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False) -> Problem:

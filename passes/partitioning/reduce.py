@@ -30,7 +30,7 @@ _SEARCH = 64  # nodes visited to find out whether one is an ancestor of another;
 
 def reduce(problem: Problem) -> Problem:
     """An equivalent problem with fewer nodes: same optimum, and its solutions lift to solutions."""
-    work = _Work(problem)
+    work = Shrinking(problem)
     pending = list(range(problem.size))
     queued = [True] * problem.size
     while pending:
@@ -44,7 +44,7 @@ def reduce(problem: Problem) -> Problem:
     return quotient(problem, [work.find(node) for node in range(problem.size)])
 
 
-class _Work:
+class Shrinking:
     """The graph while it shrinks: sets per node, a net's readers as a set."""
 
     def __init__(self, problem: Problem) -> None:
@@ -60,6 +60,7 @@ class _Work:
         self.held = [set(loads) for loads in problem.held]
 
     def find(self, node: int) -> int:
+        """The node that stands for this one now."""
         while self.parent[node] != node:
             self.parent[node] = self.parent[self.parent[node]]
             node = self.parent[node]
@@ -69,10 +70,12 @@ class _Work:
         """Apply one rule to `node` as the moved one; the nodes that deserve another look."""
         below = self._last_pred(node)
         if below is not None and self.held[node] <= self.held[below] and self._pull(below, node):
-            return self._merge(below, node)
-        above = self._first_succ(node)
-        if above is not None and self.held[node] <= self.held[above] and self._push(node, above):
-            return self._merge(above, node)
+            return self.merge(below, node)
+        above = self.first_succ(node)
+        if above is not None and self.held[node] <= self.held[above]:
+            saved, added = self.push(node, above)
+            if saved >= added:
+                return self.merge(above, node)
         return set()
 
     def _pull(self, u: int, v: int) -> bool:
@@ -83,15 +86,17 @@ class _Work:
                 added += self.bytes[net]
         return saved >= added
 
-    def _push(self, u: int, v: int) -> bool:
+    def push(self, u: int, v: int) -> tuple[int, int]:
+        """Bytes saved, and added at most, when u moves to the slice of its first successor v."""
         saved = sum(self.bytes[n] for n in self.made[u] & self.read[v])
-        return saved >= sum(self.bytes[n] for n in self.read[u] - self.read[v])
+        return saved, sum(self.bytes[n] for n in self.read[u] - self.read[v])
 
     def _last_pred(self, node: int) -> int | None:
         """The predecessor that all others precede, if that is found at little cost."""
         return self._extreme(self.preds[node], self.preds)
 
-    def _first_succ(self, node: int) -> int | None:
+    def first_succ(self, node: int) -> int | None:
+        """The successor that precedes all others, if that is found at little cost."""
         return self._extreme(self.succs[node], self.succs)
 
     def _extreme(self, candidates: set[int], toward: list[set[int]]) -> int | None:
@@ -113,7 +118,7 @@ class _Work:
                 return start
         return None
 
-    def _merge(self, kept: int, gone: int) -> set[int]:
+    def merge(self, kept: int, gone: int) -> set[int]:
         """Contract `gone` into its neighbour `kept`."""
         self.alive[gone] = False
         self.parent[gone] = kept

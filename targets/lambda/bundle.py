@@ -29,9 +29,8 @@ def write_bundle(
     plan: Plan, handlers: Handlers, profile: Profile, slices: Path, directory: Path
 ) -> None:
     """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
-    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
-    prefix = prefix[:48].strip("-") or "model"  # Lambda allows names of 64 characters
-    names = {part.name: f"{prefix}-{part.name}" for part in plan.slices}
+    names = function_names(plan)
+    coordinator = names[COORDINATOR]
     functions = directory / "functions"
     for part in plan.slices:
         package = functions / part.name
@@ -57,7 +56,7 @@ def write_bundle(
     ]
     entries.append(
         {
-            "name": f"{prefix}-{COORDINATOR}",
+            "name": coordinator,
             "package": f"functions/{COORDINATOR}",
             "handler": "handler.handler",
             "memory_mb": profile.coordinator_memory_mb,
@@ -65,9 +64,16 @@ def write_bundle(
         }
     )
     (directory / "functions.json").write_text(
-        json.dumps({"entry": f"{prefix}-{COORDINATOR}", "functions": entries}, indent=1)
+        json.dumps({"entry": coordinator, "functions": entries}, indent=1)
     )
     (directory / "plan.json").write_text(plan.to_json())
+
+
+def function_names(plan: Plan) -> dict[str, str]:
+    """The function of every slice and of the coordinator."""
+    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
+    prefix = prefix[:48].strip("-") or "model"  # Lambda allows names of 64 characters
+    return {name: f"{prefix}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
 
 
 def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,10 @@ class Client:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output. Raises `RequestError` or `SliceFailure`."""
         given = bind(self.plan.input_structure, args, kwargs)
+        return build(self.plan.output_structure, self.run(given))
+
+    def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name for inputs by name. Raises `RequestError` or `SliceFailure`."""
         use_torch = any(type(value).__module__.startswith("torch") for value in given.values())
         dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
         arrays = {name: _to_numpy(name, value, dtypes[name]) for name, value in given.items()}
@@ -49,8 +54,7 @@ class Client:
             keys = keys_of(records)
             if keys:
                 self._store.delete(keys)
-        outputs = self._outputs(reply, use_torch)
-        return build(self.plan.output_structure, outputs)
+        return self._outputs(reply, use_torch)
 
     def invoke(self, request: Any) -> dict[str, Any]:
         """Send a request in the wire format and return the reply of status 200."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,18 @@ from .profile import MB, Profile
 BUCKET = "slicewise"
 
 
-def serve(directory: Path, plan: Plan, profile: Profile, **options: Any) -> LocalEndpoint:
-    """Start the local platform with the bundle's functions. Options are `Platform`'s own."""
+def serve(
+    directory: Path,
+    plan: Plan,
+    profile: Profile,
+    *,
+    at_least_memory_mb: int = 0,
+    **options: Any,
+) -> LocalEndpoint:
+    """Start the local platform with the bundle's functions. Options are `Platform`'s own.
+
+    `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
+    """
     try:
         from .local import Platform
     except ImportError as error:
@@ -23,6 +34,10 @@ def serve(directory: Path, plan: Plan, profile: Profile, **options: Any) -> Loca
             f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
         ) from error
     entry, functions = read_functions(directory, {"SLICEWISE_BUCKET": BUCKET})
+    functions = [
+        dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
+        for function in functions
+    ]
     platform = Platform(
         functions,
         buckets=(BUCKET,),

@@ -130,6 +130,14 @@ class LambdaTarget:
 
         write_bundle(plan, handlers, self.profile, slices, directory)
 
+    def measure_memory(
+        self, directory: Path, plan: Plan, request: Mapping[str, Any]
+    ) -> Mapping[str, int] | None:
+        """See `measure.measure_memory`."""
+        from .measure import measure_memory
+
+        return measure_memory(directory, plan, self.profile, request)
+
     def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
         """See `endpoint.serve`."""
         from .endpoint import serve

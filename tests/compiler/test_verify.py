@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from tiny import Tiny
+from tiny import tiny_model
 from torch import nn
 
 import slicewise
@@ -102,9 +102,9 @@ def test_a_corrupted_weight_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_op_without_a_kernel_is_named() -> None:
     """ONNX Runtime has no Erf for float64."""
-    model = Tiny(lambda self, x: torch.erf(x) + 1)
+    model = tiny_model(lambda self, x: torch.erf(x) + 1)
 
-    with pytest.raises(VerificationError, match=r"slice1 cannot be loaded.*Erf[\s\S]*Its ops: erf"):
+    with pytest.raises(VerificationError, match=r"slice0 cannot be loaded.*Erf[\s\S]*Its ops: erf"):
         slicewise.compile(model, (torch.ones(2, dtype=torch.float64),))
 
 
@@ -115,7 +115,7 @@ def test_a_model_that_fails_on_the_second_input_is_told_so() -> None:
         return x[rows] + 1
 
     with pytest.raises(VerificationError, match=r"rows are no permutation.*verify=False"):
-        slicewise.compile(Tiny(forward), (torch.ones(3, 2), torch.tensor([2, 0, 1])))
+        slicewise.compile(tiny_model(forward), (torch.ones(3, 2), torch.tensor([2, 0, 1])))
 
 
 def plan_with(*specs: TensorSpec, dims: tuple[Dim, ...] = (), base: Plan) -> Plan:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from slicewise.analyse import Signature, analyse
 from slicewise.api import _to_numpy
 from slicewise.capture import Captured, capture
@@ -20,24 +22,17 @@ from slicewise.limits import Limits
 from slicewise.plan import Certificate, ModelInfo, Plan, Slice, TransportRule
 from slicewise.structure import bind, leaves
 from slicewise.verify import Runner
-from torch import nn
 
 
-class Tiny(nn.Module):
-    """A module whose forward is a function of (module, inputs)."""
-
-    def __init__(self, function: Callable[..., Any], **parts: Any) -> None:
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
-                self.register_buffer(name, part)
-            else:
-                setattr(self, name, part)
-        self.eval()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self, *args, **kwargs)
+def tiny_model(forward: Callable[..., Any], **parts: Any) -> Any:
+    """A module in eval mode with this forward; tensors among `parts` become buffers."""
+    model = type("Tiny", (nn.Module,), {"forward": forward})()
+    for name, part in parts.items():
+        if isinstance(part, torch.Tensor) and not isinstance(part, nn.Parameter):
+            model.register_buffer(name, part)
+        else:
+            setattr(model, name, part)
+    return model.eval()
 
 
 @dataclass(frozen=True, kw_only=True)

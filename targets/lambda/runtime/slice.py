@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,10 @@ def slice_handler(
         try:
             _check_event(event, name, plan)
             started = time.perf_counter()
-            missing = [tensor for tensor in wanted if tensor not in event["tensors"]]
-            if missing:
-                raise WireError(missing[0], "the tensor was not sent")
-            arrays = receive({t: event["tensors"][t] for t in wanted}, request_id, store)
+            arrays = _receive_all(event["tensors"], wanted, request_id, store)
             received = time.perf_counter()
             results = run_session(session, arrays, produced)
+            arrays.clear()
             computed = time.perf_counter()
             records = send(results, dtypes, request_id, rule, store, replies)
             sent = time.perf_counter()
@@ -117,6 +115,18 @@ def slice_handler(
         }
 
     return handler
+
+
+def _receive_all(
+    records: dict[str, Any], wanted: Iterable[str], request_id: str, store: Store
+) -> dict[str, np.ndarray]:
+    """The wanted arrays; each record is let go once it is decoded, for a function's memory is small."""
+    arrays = {}
+    for tensor in wanted:
+        if tensor not in records:
+            raise WireError(tensor, "the tensor was not sent")
+        arrays.update(receive({tensor: records.pop(tensor)}, request_id, store))
+    return arrays
 
 
 def _check_event(event: Any, name: str, plan: str) -> None:

@@ -16,6 +16,7 @@ from botocore.config import Config
 
 from .rule import Rule, choose
 from .wire import (
+    ITEM_BYTES,
     Record,
     WireError,
     check_bytes,
@@ -79,16 +80,17 @@ def send(
     inline_first: Container[str] = (),
 ) -> dict[str, Record]:
     """Records of the tensors; those that go by S3 are in the bucket when this returns."""
-    raws = {name: to_bytes(array, dtypes[name]) for name, array in arrays.items()}
-    chosen = choose({name: len(raw) for name, raw in raws.items()}, rule, inline_first)
+    sizes = {name: array.size * ITEM_BYTES[dtypes[name]] for name, array in arrays.items()}
+    chosen = choose(sizes, rule, inline_first)
     records = {}
     for name, array in arrays.items():
-        record = describe(array, raws[name], dtypes[name])
+        raw = to_bytes(array, dtypes[name])
+        record = describe(array, raw, dtypes[name])
         if chosen[name] == "payload":
-            records[name] = inline(record, raws[name])
+            records[name] = inline(record, raw)
         else:
             key = object_key(request_id, name)
-            store.put(key, raws[name])
+            store.put(key, bytes(raw))
             records[name] = {**record, "s3": key}
     return records
 

@@ -41,11 +41,13 @@ def shown(value: Any) -> str:
     return _REPR.repr(value)
 
 
-def to_bytes(array: np.ndarray, dtype: str) -> bytes:
-    """The raw bytes that travel for `array`, whose type on the wire is `dtype`."""
+def to_bytes(array: np.ndarray, dtype: str) -> memoryview:
+    """The raw bytes that travel for `array`, whose type on the wire is `dtype`; copied only if they
+    do not lie in one piece.
+    """
     if dtype == "bfloat16":
         array = _to_bfloat16_bits(np.asarray(array, dtype=np.float32))
-    return np.ascontiguousarray(array).tobytes()
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def from_bytes(raw: bytes, record: Record) -> np.ndarray:
@@ -57,7 +59,7 @@ def from_bytes(raw: bytes, record: Record) -> np.ndarray:
     return np.frombuffer(raw, dtype=record["dtype"]).reshape(shape)
 
 
-def describe(array: np.ndarray, raw: bytes, dtype: str) -> Record:
+def describe(array: np.ndarray, raw: bytes | memoryview, dtype: str) -> Record:
     """A record of these bytes without their transport."""
     return {
         "dtype": dtype,
@@ -67,7 +69,7 @@ def describe(array: np.ndarray, raw: bytes, dtype: str) -> Record:
     }
 
 
-def inline(record: Record, raw: bytes) -> Record:
+def inline(record: Record, raw: bytes | memoryview) -> Record:
     """The record with its bytes in it."""
     return {**record, "data": binascii.b2a_base64(raw, newline=False).decode("ascii")}
 

@@ -1,0 +1,206 @@
+"""The optimum of a `Problem`: reduce, cut along orders, refine, prove."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from slicewise.passes.partitioning import exact
+from slicewise.passes.partitioning.order import cut_order, orders
+from slicewise.passes.partitioning.problem import (
+    Assignment,
+    Problem,
+    cost,
+    fits,
+    lift,
+    slice_bound,
+)
+from slicewise.passes.partitioning.reduce import join_uncuttable, reduce, restrict
+from slicewise.passes.partitioning.refine import refine
+
+MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
+_FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
+_MOST_PREFIXES = 400_000
+_WINDOW = 4.0  # seconds to improve some neighbouring slices
+_MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The same for a `Problem`: the slice of every op, -1 for ops that are not in it."""
+
+    slice_of: Assignment | None
+    lower_bound: int
+    closed: bool
+    method: str
+
+
+def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, seed: int) -> Found:
+    """The optimum of a `Problem` for the slices of `ops` ops: reduce, cut orders, refine, prove."""
+    small = reduce(problem)
+    fallback: Assignment | None = None
+    best = heuristic(small, deadline=deadline, seed=seed)
+    bytes_best = None if best is None else cost(small, best)
+    if best is not None and bytes_best is not None:
+        joined = join_uncuttable(small, bytes_best)
+        fallback = lift(small, best, ops)
+        if joined.size < small.size:
+            best = restrict(small, joined, best)
+            small = reduce(joined)
+            best = None if best is None else restrict(joined, small, best)
+    found = _prove(small, best, bytes_best, deadline=deadline, workers=workers, seed=seed)
+    if found.slice_of is not None:
+        fallback = lift(small, found.slice_of, ops)
+    return Found(fallback, found.lower_bound, found.closed, found.method)
+
+
+def heuristic(problem: Problem, *, deadline: float, seed: int) -> Assignment | None:
+    """The best of several cuts along topological orders, refined; None if none keeps the caps."""
+    best: Assignment | None = None
+    best_bytes = 0
+    for order in orders(problem):
+        found = cut_order(problem, order)
+        if found is None:
+            continue
+        found = refine(problem, found, deadline=deadline, seed=seed)
+        value = cost(problem, found)
+        if best is None or (value, max(found)) < (best_bytes, max(best)):
+            best, best_bytes = found, value
+        if time.monotonic() > deadline:
+            break
+    return best
+
+
+def _prove(
+    problem: Problem,
+    best: Assignment | None,
+    best_bytes: int | None,
+    *,
+    deadline: float,
+    workers: int,
+    seed: int,
+) -> Found:
+    if best is not None and best_bytes is not None and has_one_order(problem):
+        return Found(best, best_bytes, True, "one order")
+    exhausted = _over_prefixes(problem, best_bytes, deadline)
+    if exhausted.closed:
+        return exhausted
+    bound = exhausted.lower_bound
+    if exhausted.slice_of is not None:
+        best, best_bytes = exhausted.slice_of, cost(problem, exhausted.slice_of)
+    bound = max(bound, _cut_bound(problem, best, deadline))
+    if best is not None and best_bytes is not None and bound >= best_bytes:
+        return Found(best, best_bytes, True, "minimum cuts")
+    slices = slice_bound(problem)
+    if problem.max_slices is not None:
+        slices = min(slices, problem.max_slices)
+    if slices == 1:
+        fitting = fits(problem, [0] * problem.size)
+        return Found([0] * problem.size if fitting else None, 0, True, "one slice")
+    if problem.size * slices > MOST_VARIABLES and best is not None:
+        return Found(best, bound, False, "minimum cuts")
+    if best is not None:
+        best = _improve(problem, best, deadline=deadline, workers=workers, seed=seed)
+        best_bytes = cost(problem, best)
+    # Good assignments are found sooner in a model of few slices; the proof needs all of them.
+    few = slices if best is None else min(slices, max(best) + 1)
+    for count in dict.fromkeys((few, slices)):
+        share = 1 if count == slices else 2
+        outcome = exact.solve(
+            problem,
+            count,
+            hint=best,
+            best=best_bytes,
+            least=bound,
+            seconds=(deadline - time.monotonic()) / share,
+            workers=workers,
+            seed=seed,
+        )
+        if outcome.slice_of is not None:
+            best, best_bytes = outcome.slice_of, cost(problem, outcome.slice_of)
+    bound = max(bound, outcome.lower_bound)
+    if outcome.slice_of is None:
+        if outcome.closed:
+            return Found(best, best_bytes or 0, True, "CP-SAT")
+        return Found(best, bound, False, "CP-SAT")
+    return Found(outcome.slice_of, bound, outcome.closed, "CP-SAT")
+
+
+def _improve(
+    problem: Problem, best: Assignment, *, deadline: float, workers: int, seed: int
+) -> Assignment:
+    """Solve two or three neighbouring slices at a time, as long as that saves bytes."""
+    until = time.monotonic() + (deadline - time.monotonic()) / 3
+    for width in (2, 3):
+        fresh = max(best) + 1  # windows in a row that gained nothing
+        index = 0
+        while fresh > 0 and time.monotonic() < until:
+            slices = max(best) + 1
+            first = index % max(1, slices - width + 1)
+            index, fresh = index + 1, fresh - 1
+            value = cost(problem, best)
+            outcome = exact.solve(
+                problem,
+                slices,
+                hint=best,
+                best=value,
+                seconds=min(_WINDOW, until - time.monotonic()),
+                workers=workers,
+                seed=seed,
+                window=(first, first + width - 1),
+            )
+            if outcome.slice_of is not None and cost(problem, outcome.slice_of) < value:
+                best, fresh = outcome.slice_of, max(outcome.slice_of) + 1
+    return best
+
+
+def has_one_order(problem: Problem) -> bool:
+    """Whether each node depends on the one before it: then the best cut of that order is optimal."""
+    return all(node + 1 in problem.succs[node] for node in range(problem.size - 1))
+
+
+def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> int:
+    """The best of the minimum-cut bounds along some orders."""
+    from slicewise.passes.partitioning.bounds import lower_bound
+
+    tried = orders(problem)
+    if best is not None:
+        tried.append(sorted(range(problem.size), key=lambda node: (best[node], node)))
+    until = time.monotonic() + (deadline - time.monotonic()) / 4
+    bound = 0
+    for order in tried:
+        if time.monotonic() < until:
+            bound = max(bound, lower_bound(problem, order, deadline=until))
+    return bound
+
+
+def _over_prefixes(problem: Problem, best_bytes: int | None, deadline: float) -> Found:
+    """Dynamic programming over prefixes, if there are few; perhaps only of a relaxation.
+
+    Not closed, it still has the lower bound and perhaps a better assignment.
+    """
+    from slicewise.passes.partitioning import ideals
+    from slicewise.passes.partitioning.evict import absorb_waiting, settle
+
+    core = absorb_waiting(problem)
+    bound, better = 0, None
+    attempts: list[tuple[Problem, ideals.Evictable | None, int]] = [(problem, None, _FEW_PREFIXES)]
+    if core.evictable is not None:
+        attempts.append((core.problem, core.evictable, _MOST_PREFIXES))
+    attempts.append((problem, None, _MOST_PREFIXES))
+    for goal, evictable, most in attempts:
+        seconds = (deadline - time.monotonic()) / 4
+        most = min(most, _MOST_CELLS // (goal.size + len(goal.nets) + 1))
+        found = ideals.lattice(goal, most, time.monotonic() + seconds)
+        if found is None:
+            continue
+        method = f"all {len(found.ideals)} prefixes"
+        slice_of, value, finished = ideals.solve(goal, found, best_bytes, deadline, evictable)
+        if not finished:
+            continue
+        if slice_of is None or evictable is None:
+            return Found(slice_of, value, True, method)
+        bound, better = value, settle(problem, core, slice_of)
+        if better is not None and cost(problem, better) == value:
+            return Found(better, value, True, method)
+    return Found(better, bound, False, "")

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from slicewise.graph import INPUT, OUTPUT
-from slicewise.plan import Plan
+from slicewise.plan import Edge, Plan
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -66,10 +66,10 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         "peak memory",
         "function",
         "package",
-        "modules",
+        "first … last op",
     ):
-        right = name not in ("slice", "modules")
-        slices.add_column(name, justify="right" if right else "left", no_wrap=name != "modules")
+        right = name not in ("slice", "first … last op")
+        slices.add_column(name, justify="right" if right else "left", no_wrap=right)
     for part in plan.slices:
         slices.add_row(
             part.name,
@@ -83,19 +83,23 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         )
 
     edges = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tensor", "shape", "bytes", "from", "to", "transport", "why"):
+    for name in ("tensor", "shape", "bytes", "from", "to", "transport"):
         edges.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
-    for edge in plan.edges:
+    reasons: dict[str, None] = {}
+    for sent in _by_tensor(plan):
+        edge = sent[0]
+        readers = ["reply" if e.consumer == OUTPUT else e.consumer for e in sent]
+        reasons[f"{edge.transport}: {edge.reason.split(', ', 1)[-1]}"] = None
         edges.add_row(
             edge.tensor,
             escape(f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"),
             f"{edge.bytes:,}",
             "request" if edge.producer == INPUT else edge.producer,
-            "reply" if edge.consumer == OUTPUT else edge.consumer,
+            ", ".join(readers),
             edge.transport,
-            edge.reason.split(", ", 1)[-1],
-            style=None if edge.crosses else "dim",
+            style=None if any(e.crosses for e in sent) else "dim",
         )
+    why = "Transports. " + "; ".join(reasons) + "."
 
     total = f"{plan.cross_slice_bytes:,} bytes cross between slices"
     if proof.status == "optimal":
@@ -116,5 +120,14 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         "",
         edges,
         "",
+        why,
         verdict,
     ]
+
+
+def _by_tensor(plan: Plan) -> list[list[Edge]]:
+    """The edges of one tensor together: it is sent once, whoever reads it."""
+    found: dict[tuple[str, str], list[Edge]] = {}
+    for edge in plan.edges:
+        found.setdefault((edge.producer, edge.tensor), []).append(edge)
+    return list(found.values())

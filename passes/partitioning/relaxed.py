@@ -99,25 +99,26 @@ def _prove(
         return Found([0] * problem.size if fitting else None, 0, True, "one slice")
     if problem.size * slices > MOST_VARIABLES and best is not None:
         return Found(best, bound, False, "minimum cuts")
-    if best is not None:
-        best = _improve(problem, best, deadline=deadline, workers=workers, seed=seed)
-        best_bytes = cost(problem, best)
     # Good assignments are found sooner in a model of few slices; the proof needs all of them.
     few = slices if best is None else min(slices, max(best) + 1)
-    for count in dict.fromkeys((few, slices)):
-        share = 1 if count == slices else 2
+    for count, share in ((few, 0.4), (slices, 1.0)):
         outcome = exact.solve(
             problem,
             count,
             hint=best,
             best=best_bytes,
             least=bound,
-            seconds=(deadline - time.monotonic()) / share,
+            seconds=(deadline - time.monotonic()) * share,
             workers=workers,
             seed=seed,
         )
         if outcome.slice_of is not None:
             best, best_bytes = outcome.slice_of, cost(problem, outcome.slice_of)
+        if outcome.closed and count == slices:
+            break
+        if best is not None and share < 1 and not outcome.closed:
+            best = _improve(problem, best, deadline=deadline, workers=workers, seed=seed)
+            best_bytes = cost(problem, best)
     bound = max(bound, outcome.lower_bound)
     if outcome.slice_of is None:
         if outcome.closed:

@@ -41,7 +41,12 @@ def write_bundle(
     package = functions / COORDINATOR
     _start_package(package)
     (package / "handler.py").write_text(handlers.coordinator)
-    manifest = {**handlers.manifest, "functions": names, "timeout_s": profile.timeout_s}
+    slice_functions = {part.name: names[part.name] for part in plan.slices}
+    manifest = {
+        **handlers.manifest,
+        "functions": slice_functions,
+        "timeout_s": profile.timeout_s,
+    }
     (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
     entries = [

@@ -151,9 +151,9 @@ def _reason(size: int, transport: str, rule: TransportRule, waived: bool) -> str
     if len(rule.transports) == 1:
         return f"{transport} is the only transport allowed"
     if transport == "payload":
-        return f"{size:,} bytes, within the threshold of {rule.threshold_bytes:,}"
+        return f"{size:,} bytes, within the threshold of {rule.threshold_bytes:,} bytes"
     if size > rule.threshold_bytes:
-        return f"{size:,} bytes, above the threshold of {rule.threshold_bytes:,}"
+        return f"{size:,} bytes, above the threshold of {rule.threshold_bytes:,} bytes"
     return f"{size:,} bytes do not fit the message beside the smaller tensors"
 
 

@@ -175,9 +175,9 @@ def test_a_failure_half_way_leaves_the_old_bundle(
     real = getattr(Path, step)
 
     def full(self: Path, *args: Any) -> Any:
-        if self.name == "functions.json" or args == (tmp_path / "bundle",):
-            if "-old" not in self.name:
-                raise OSError("No space left on device")
+        moves_in = args == (tmp_path / "bundle",) and "-old" not in self.name
+        if self.name == "functions.json" or moves_in:
+            raise OSError("No space left on device")
         return real(self, *args)
 
     monkeypatch.setattr(Path, step, full)
@@ -223,7 +223,7 @@ def test_the_manifest_is_what_the_coordinator_reads(
 
     assert [spec["name"] for spec in manifest["inputs"]] == ["tokens"]
     assert [spec["name"] for spec in manifest["outputs"]] == ["output_0", "output_1"]
-    assert manifest["functions"].keys() == {part.name for part in compiled.plan.slices}
+    assert manifest["functions"].keys() >= {part.name for part in compiled.plan.slices}
     assert [part["name"] for stage in manifest["stages"] for part in stage] == [
         part.name for stage in compiled.plan.stages for part in stage
     ]

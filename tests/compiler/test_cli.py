@@ -1,0 +1,175 @@
+"""The command line: exit codes 0, 1 and 2, and one message instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import slicewise
+from slicewise import cli
+from slicewise.plan import Plan
+
+FACTORIES = """
+from __future__ import annotations
+from dataclasses import dataclass
+import torch
+from torch import nn
+
+@dataclass
+class Settings:
+    width: int = 4
+
+number = 3
+
+def model():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    return model, (torch.ones(2, 4),)
+
+def dynamic():
+    batch = torch.export.Dim("batch", min=1, max=8)
+    return *model(), ({0: batch},)
+
+def training():
+    return nn.Linear(4, 4), (torch.ones(2, 4),)
+
+def needs(width):
+    return None
+
+def bare():
+    return nn.Linear(4, 4).eval()
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    (tmp_path / "broken.py").write_text("import no_such_module")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "factories", raising=False)
+    return tmp_path
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    """Exit code, output and error output of the console script."""
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["slicewise", *args])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_compile_then_inspect(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(
+        capsys, "compile", "factories.py:dynamic", "-o", "bundle", "--weight-mb", "0.0001",
+        "--max-slices", "2", "--transport", "payload",
+    )  # fmt: skip
+    assert (code, "Wrote bundle. Next: slicewise serve bundle" in out) == (0, True), err
+    assert "verifying against the original model" in err
+    assert "float32[batch, 4]" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+    code, shown, _ = call(capsys, "inspect", "bundle")
+    assert code == 0
+    assert shown.strip() == out.split("\nWrote")[0].strip()
+
+    code, text, _ = call(capsys, "inspect", "bundle", "--json")
+    plan = Plan.from_json(text)
+    assert (code, plan) == (0, slicewise.load("bundle").plan)
+    assert len(plan.slices) == 2
+    assert plan.transport_rule.transports == ("payload",)
+
+
+def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "compile", "factories:model", "-o", "bundle", "--json")
+
+    assert code == 0
+    assert json.loads(out)["model"]["name"] == "Sequential"
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["compile", "factories:training", "-o", "b"], "Call model.eval() first"),
+        (["compile", "factories:bare", "-o", "b"], "pass example_inputs"),
+        (["compile", "factories:number_of_things", "-o", "b", "--memory-mb", "64"], None),
+        (["compile", "factories:model", "-o", "b", "--memory-mb", "64"], "at least 128 MB"),
+        (["compile", "factories:model", "-o", "b", "--memory-mb", "0"], "positive whole number"),
+        (["compile", "factories:model", "-o", "b", "--target", "moon"], "known targets: lambda"),
+        (["compile", "factories:model", "-o", "b", "--transport", "ftp"], "payload, s3"),
+        (["compile", "factories:model", "-o", "b", "--weight-mb", "0.00001"], "weight"),
+        (["compile", "factories:model", "-o", "."], "is no bundle"),
+        (["inspect", "nowhere"], "holds no plan.json"),
+        (["serve", "nowhere"], "holds no plan.json"),
+    ],
+)
+def test_a_refusal_is_one_message_and_exit_code_1(
+    args: list[str], text: str | None, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *args)
+
+    assert "Traceback" not in err
+    assert out == ""
+    if text is None:
+        assert code == 2
+    else:
+        assert code == 1
+        assert "error: " in err
+        assert text in err
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "Usage"),
+        (["fly"], "No such command 'fly'"),
+        (["compile", "factories:model"], "Missing option '-o'"),
+        (["compile", "factories:model", "-o", "b", "--memory-mb", "x"], "not a valid integer"),
+        (["compile", "model", "-o", "b"], "is not MODULE:FACTORY"),
+        (["compile", ":model", "-o", "b"], "is not MODULE:FACTORY"),
+        (["compile", "factories:", "-o", "b"], "is not MODULE:FACTORY"),
+        (["compile", "no_such:model", "-o", "b"], "No module named 'no_such'"),
+        (["compile", "no_such.py:model", "-o", "b"], "No such file"),
+        (["compile", "broken.py:model", "-o", "b"], "No module named 'no_such_module'"),
+        (["compile", "factories:missing", "-o", "b"], "no attribute 'missing'"),
+        (["compile", "factories:number", "-o", "b"], "is a int, not a function"),
+        (["compile", "factories.py:needs", "-o", "b"], "must take no arguments"),
+        (["run", "nowhere", "--input", "no.npz"], "cannot read no.npz"),
+        (["run", "nowhere", "--input", "factories.py"], "cannot read factories.py"),
+        (["run", "nowhere"], "Missing option '--input'"),
+    ],
+)
+def test_a_usage_error_is_exit_code_2(
+    args: list[str], text: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, *args)
+
+    assert code == 2
+    assert text in " ".join((out + err).split())
+    assert "Traceback" not in err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--help")
+
+    assert code == 0
+    for name in cli.cli.commands:
+        assert name in out
+        assert call(capsys, name, "--help")[0] == 0
+    assert call(capsys, "--version")[0] == 0
+
+
+def test_nested_outputs_are_named_by_their_paths() -> None:
+    output: Any = {"a": [1, {"b": 2}], "none": None}
+
+    assert {name: int(v) for name, v in cli._named(output).items()} == {"a.0": 1, "a.1.b": 2}
+    assert list(cli._named((1, 2))) == ["output_0", "output_1"]
+    assert list(cli._named(3)) == ["output"]

@@ -55,11 +55,7 @@ def _carve_one(
     for value, name in zip(graph.outputs, part.outputs, strict=True):
         value.name = name
     graph.name = part.name
-    for node in graph:
-        node.metadata_props.clear()  # stack traces with the developer's paths do not ship
-    for value in graph.initializers.values():
-        value.metadata_props.clear()
-    graph.metadata_props.clear()
+    _forget_origins(graph)
     used = {(node.domain, node.op_type, node.overload) for node in graph}
     functions = [f for key, f in converted.model.functions.items() if key in used]
     return onnx_ir.Model(
@@ -68,6 +64,21 @@ def _carve_one(
         producer_name="slicewise",
         functions=list(converted.model.functions.values()) if functions else [],
     )
+
+
+def _forget_origins(graph: onnx_ir.Graph) -> None:
+    """Stack traces with the developer's paths do not ship, nor those in branches and loops."""
+    import onnx_ir
+
+    for node in onnx_ir.traversal.RecursiveGraphIterator(graph):
+        node.metadata_props.clear()
+        assert node.graph is not None
+        node.graph.metadata_props.clear()
+        for value in (*node.outputs, *node.graph.inputs):
+            value.metadata_props.clear()
+    for value in (*graph.inputs, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
 
 
 def _save(model: onnx_ir.Model, directory: Path) -> None:

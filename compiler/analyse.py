@@ -453,7 +453,7 @@ def _signature(
     for path, leaf in _paths(output_structure, ""):
         if "tensor" not in leaf:
             continue
-        tensor_name = leaf["tensor"]
+        tensor_name: str = leaf["tensor"]
         while tensor_name in aliases:
             tensor_name = aliases[tensor_name]
         tensor = graph.tensor[getitem_name.get(tensor_name, tensor_name)]

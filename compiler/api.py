@@ -179,7 +179,10 @@ class Compiled:
         """
         example = self._example()
         other = second_input(self.plan, example)
-        return compare(self.plan, self._runner(), self._original, [example, other], tolerance)
+        dtypes = {tensor.dtype for tensor in self.graph.tensors}
+        return compare(
+            self.plan, self._runner(), self._original, [example, other], tolerance, dtypes
+        )
 
     def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
         """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""

@@ -239,7 +239,7 @@ def peak_activation_bytes(graph: OpGraph, ops: Iterable[str]) -> int:
     return peak
 
 
-def _number(node: object, attributes: Mapping[str, Any], name: str, kind: type[_N]) -> _N:
+def _number(node: Any, attributes: Mapping[str, Any], name: str, kind: type[_N]) -> _N:
     try:
         return kind(attributes.get(name, 0))
     except (TypeError, ValueError, OverflowError) as error:
@@ -263,10 +263,10 @@ def _check(graph: OpGraph) -> None:
     ):
         if len(names) != len(items):
             raise GraphError(f"two {what}s of the graph {graph.name!r} have the same name")
-    sized: Tensor | Weight
-    for sized in (*graph.tensors, *graph.weights):
-        if sized.bytes < 0:
-            raise GraphError(f"{sized.name!r} has {sized.bytes} bytes; sizes cannot be negative")
+    sized: list[Tensor | Weight] = [*graph.tensors, *graph.weights]
+    for item in sized:
+        if item.bytes < 0:
+            raise GraphError(f"{item.name!r} has {item.bytes} bytes; sizes cannot be negative")
     producer = {tensor.name: tensor.producer for tensor in graph.tensors}
     ready = {tensor.name for tensor in graph.tensors if tensor.producer == INPUT}
     for op in graph.ops:

@@ -14,7 +14,7 @@ boundary is received at least once.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,8 @@ def lower_bound(problem: Problem, order: Sequence[int], *, deadline: float) -> i
             tried.add(total)
             _weigh(groups, order, weights)
             before = np.concatenate(([0], np.cumsum(weights[list(order)])))[position]
+            _cut_groups(problem, position.tolist(), groups, before * 0, total + 1)
+            best = max(best, _widest(groups, total, cap))
             for spread in (cap // 64, cap // 16, cap // 4, cap // 2, cap):
                 for start in (before, before - spread // 4):
                     _cut_groups(problem, position.tolist(), groups, start, spread)
@@ -122,10 +124,11 @@ def _groups(
     width = max(1, min(64, size // 1000))
     left = [len(net.readers) for net in problem.nets]
     live: set[int] = set()
+    ready: set[int] = set()  # positions of nodes that depend on one before
     groups = []
     for begin in range(0, size, width):
         end = min(size, begin + width)
-        free = _free(problem, order, position, sources, begin, end)
+        free = _free(problem, order, position, (sources, ready), begin, end)
         if free is None or time.monotonic() > deadline:
             return None
         groups.append(_Group(begin, free, sorted(live)))
@@ -135,6 +138,8 @@ def _groups(
                 if not left[net]:
                     live.discard(net)
             live.update(problem.made[node])
+            ready.discard(position[node])
+            ready.update(position[other] for other in problem.succs[node])
     return groups
 
 
@@ -142,7 +147,7 @@ def _free(
     problem: Problem,
     order: Sequence[int],
     position: Sequence[int],
-    sources: Sequence[int],
+    open_positions: tuple[Sequence[int], Set[int]],
     begin: int,
     end: int,
 ) -> set[int] | None:
@@ -152,9 +157,10 @@ def _free(
 
     everything = (1 << (end - begin)) - 1
     mask: dict[int, int] = {}
-    queue = [*range(begin, end), *sources[bisect.bisect_left(sources, end) :]]
+    sources, ready = open_positions
+    queued = {*range(begin, end), *sources[bisect.bisect_left(sources, end) :], *ready}
+    queue = list(queued)
     heapq.heapify(queue)
-    queued = set(queue)
     free: set[int] = set()
     while queue:
         index = heapq.heappop(queue)
@@ -234,15 +240,29 @@ def _minimum_cut(
     return int(flow.optimal_flow())
 
 
-def _shortest(groups: Sequence[_Group], total: int, cap: int, spread: int) -> int:
-    """The cheapest way through the weights in hops of less than cap + spread."""
+def _widest(groups: Sequence[_Group], total: int, cap: int) -> int:
+    """Bytes across one boundary: there is one in every stretch of weights as long as the cap."""
+    cuts, width = _buckets(groups, total)
+    span = cap // width + 2
+    if span >= len(cuts):
+        return 0
+    return int(np.lib.stride_tricks.sliding_window_view(cuts[:-1], span).min(axis=1).max())
+
+
+def _buckets(groups: Sequence[_Group], total: int) -> tuple[Array, int]:
+    """The least cut of an ideal by its weight, in buckets of equal width."""
     width = max(1, -(-total // _BUCKETS))
-    count = total // width + 1
-    never = np.int64(1) << np.int64(61)
-    cuts = np.full(count, never)
+    cuts = np.full(total // width + 1, np.int64(1) << np.int64(61))
     for group in groups:
         window = cuts[group.low // width : group.high // width + 1]
         np.minimum(window, group.cut, out=window)
+    return cuts, width
+
+
+def _shortest(groups: Sequence[_Group], total: int, cap: int, spread: int) -> int:
+    """The cheapest way through the weights in hops of less than cap + spread."""
+    cuts, width = _buckets(groups, total)
+    count, never = len(cuts), np.int64(1) << np.int64(61)
     hop = (cap + spread - 1) // width + 1  # buckets that two weights this near can be apart
     value = np.full(count, never)
     value[0] = 0

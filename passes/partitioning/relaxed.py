@@ -56,6 +56,8 @@ def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, 
 
 def heuristic(problem: Problem, *, deadline: float, seed: int) -> Assignment | None:
     """The best of several cuts along topological orders, refined; None if none keeps the caps."""
+    if has_one_order(problem):
+        return cut_order(problem, range(problem.size))
     best: Assignment | None = None
     best_bytes = 0
     for order in orders(problem):
@@ -167,6 +169,8 @@ def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> in
     tried = orders(problem)
     if best is not None:
         tried.append(sorted(range(problem.size), key=lambda node: (best[node], node)))
+    # With the unread nodes last, prefixes that miss one of them early need no thought.
+    tried += [sorted(order, key=lambda node: not problem.succs[node]) for order in tried]
     until = time.monotonic() + (deadline - time.monotonic()) / 4
     bound = 0
     for order in tried:

@@ -198,14 +198,15 @@ def assert_clean(folder: Path) -> None:
 def test_every_cut_computes_what_the_model_computes(model: Callable[[], Any]) -> None:
     made = analysed(*model())
     eager = made.eager()
-    dtypes = {spec.name: spec.dtype for spec in made.signature.outputs}
+    coarsest = max(TOLERANCE.get(tensor.dtype, 0.0) for tensor in made.graph.tensors)
 
     for plan, folder, found in every_cut(made):
         assert found.keys() == eager.keys()
         for name, array in found.items():
             assert array.dtype == eager[name].dtype, (name, plan.slices[0].ops)
             _, relative = difference(eager[name], array)
-            assert relative <= TOLERANCE.get(dtypes[name], 0.0), (name, plan.slices[0].ops)
+            allowed = coarsest if array.dtype.kind == "f" else 0.0
+            assert relative <= allowed, (name, plan.slices[0].ops)
         for part in plan.slices:
             assert_clean(folder / part.name)
 
@@ -278,7 +279,7 @@ def test_carving_leaves_the_converted_model_as_it_was(tied_model: Analysed, tmp_
 
 
 def test_an_op_without_onnx_form_is_named_with_its_line() -> None:
-    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+    def forward(self: Any, x: torch.Tensor) -> Any:
         return torch.linalg.svdvals(x * 2)
 
     with pytest.raises(CaptureError) as caught:

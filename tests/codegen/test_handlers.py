@@ -7,7 +7,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import zoo
 
 import slicewise
 from slicewise import Plan
@@ -15,9 +14,8 @@ from slicewise.codegen.handlers import render
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
-    case = zoo.tied()
-    return slicewise.compile(case.model, case.inputs, limits=case.limits, verify=False).plan
+def plan(compiled: slicewise.Compiled) -> Plan:
+    return compiled.plan
 
 
 def test_every_slice_and_the_coordinator_have_source_that_compiles(plan: Plan) -> None:

@@ -85,7 +85,7 @@ def test_a_tied_weight_is_one_weight() -> None:
             self.register_buffer("view", self.embedding.weight.data[:2])
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            x = self.embedding(tokens) * self.scale.float()  # type: ignore[operator]
+            x = self.embedding(tokens) * self.scale.float()
             return self.head(x) + self.view.sum()  # type: ignore[no-any-return, operator]
 
     graph = analysed(Tied().eval(), (torch.zeros(2, 3, dtype=torch.int64),)).graph
@@ -131,8 +131,8 @@ def nested() -> Analysed:
 
     def forward(self: nn.Module, x: torch.Tensor, unused: torch.Tensor) -> Any:
         y = x * 2
-        lazy = defaultdict(list)
-        lazy["p"], lazy["q"] = y + 3, None  # type: ignore[assignment]
+        lazy: dict[str, Any] = defaultdict(list)
+        lazy["p"], lazy["q"] = y + 3, None
         return {
             "same": [x, y, y.detach().contiguous()],
             "none": None,
@@ -273,7 +273,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "random like": (lambda self, x: x + torch.randn_like(x), "draws random numbers"),
     "dropout": (lambda self, x: F.dropout(x), "dropout.*draws random numbers"),
     "attention dropout": (
-        lambda self, x: F.scaled_dot_product_attention(*[x[None, None]] * 3, dropout_p=0.1),
+        lambda self, x: F.scaled_dot_product_attention(
+            x[None, None], x[None, None], x[None, None], dropout_p=0.1
+        ),
         "scaled_dot_product_attention.*draws random numbers",
     ),
     "nonzero": (lambda self, x: x.nonzero(), "nonzero.*depends on the data.*mask of fixed shape"),

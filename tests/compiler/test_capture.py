@@ -130,7 +130,7 @@ def test_a_buffer_is_not_updated_while_tracing() -> None:
 
 
 def test_untouched_restores_containers_in_place() -> None:
-    module = nn.Module()
+    module: Any = nn.Module()
     module.cache, module.names, module.history = {"a": 1}, {"x"}, [1]
     containers = module.cache, module.names, module.history
 
@@ -173,10 +173,16 @@ def test_weights_and_inputs_must_be_on_the_cpu() -> None:
         capture(program)
 
 
-@pytest.mark.parametrize("model", [None, 3, "bert", nn.Linear, torch.jit.script(nn.ReLU())])
+@pytest.mark.parametrize("model", [None, 3, "bert", nn.Linear])
 def test_only_modules_and_programs_are_models(model: Any) -> None:
     with pytest.raises(CaptureError, match=r"it takes an nn\.Module"):
         capture(model, (X,))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_script_module_is_no_model() -> None:
+    with pytest.raises(CaptureError, match=r"RecursiveScriptModule; it takes an nn\.Module"):
+        capture(torch.jit.script(nn.ReLU().eval()), (X,))
 
 
 @pytest.mark.parametrize("example", [3, "text", 2.5, {1, 2}])
@@ -192,7 +198,7 @@ def test_a_model_without_dummy_inputs_needs_an_example() -> None:
 
 def test_a_model_may_bring_its_own_example() -> None:
     model = tiny_model(lambda self, x, y: x + y)
-    model.dummy_inputs = {"y": X, "x": X}  # type: ignore[assignment]
+    model.dummy_inputs = {"y": X, "x": X}
 
     captured = capture(model)
 
@@ -201,7 +207,8 @@ def test_a_model_may_bring_its_own_example() -> None:
 
 
 def test_one_tensor_or_array_is_the_only_argument() -> None:
-    for example in (X, X.numpy(), [X], (np.ones((2, 4), np.float32),)):
+    examples: list[Any] = [X, X.numpy(), [X], (np.ones((2, 4), np.float32),)]
+    for example in examples:
         (value,) = capture(nn.Linear(4, 4).eval(), example).args
         assert isinstance(value, torch.Tensor)
         assert value.shape == (2, 4)
@@ -209,9 +216,10 @@ def test_one_tensor_or_array_is_the_only_argument() -> None:
 
 def test_an_exported_program_brings_its_example_or_takes_another() -> None:
     program = torch.export.export(nn.Linear(4, 4).eval(), (X,))
+    doubled: Any = X * 2
 
     assert torch.equal(capture(program).args[0], X)
-    assert capture(program, X * 2).args[0][0, 0] == 2
+    assert capture(program, doubled).args[0][0, 0] == 2
     assert capture(program, {"input": X}).kwargs.keys() == {"input"}
     bare = copy.copy(program)
     bare._example_inputs = None
@@ -226,7 +234,9 @@ def test_a_graph_module_is_a_model() -> None:
 
 
 def test_a_compiled_module_is_the_module_it_wraps() -> None:
-    captured = capture(torch.compile(nn.Linear(4, 4).eval()), {"input": X})
+    wrapped: Any = torch.compile(nn.Linear(4, 4).eval())
+
+    captured = capture(wrapped, {"input": X})
 
     assert captured.name == "Linear"
 

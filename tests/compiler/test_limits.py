@@ -24,8 +24,9 @@ def test_a_limit_is_a_positive_number(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "package_mb"])
 def test_only_the_package_may_be_a_fraction(name: str) -> None:
     assert Limits(package_mb=0.5).package_mb == 0.5
+    fraction: dict[str, Any] = {name: 1.5}
     with pytest.raises(LimitsError, match="whole number"):
-        Limits(**{name: 1.5})
+        Limits(**fraction)
 
 
 def test_nothing_is_bounded_by_default() -> None:

@@ -118,6 +118,16 @@ def test_a_model_that_fails_on_the_second_input_is_told_so() -> None:
         slicewise.compile(tiny_model(forward), (torch.ones(3, 2), torch.tensor([2, 0, 1])))
 
 
+def test_the_tolerance_is_that_of_the_coarsest_type_on_the_way() -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x.bfloat16().float() + 1
+
+    compiled = slicewise.compile(tiny_model(forward), (torch.randn(4, 4),))
+
+    assert [d.tolerance for d in compiled.verify()] == [5e-2]
+    assert [d.tolerance for d in compiled.verify(tolerance=0.5)] == [0.5]
+
+
 def plan_with(*specs: TensorSpec, dims: tuple[Dim, ...] = (), base: Plan) -> Plan:
     from dataclasses import replace
 

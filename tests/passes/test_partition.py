@@ -16,9 +16,10 @@ from slicewise.errors import InfeasibleError
 from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes import Partition, partition
-from slicewise.passes.partitioning import evict, exact, relaxed
+from slicewise.passes.partitioning import bounds, evict, exact, relaxed
 from slicewise.passes.partitioning.bounds import lower_bound
 from slicewise.passes.partitioning.ground import ground
+from slicewise.passes.partitioning.ideals import lattice
 from slicewise.passes.partitioning.order import orders
 from slicewise.passes.partitioning.problem import cost, fits, slice_bound
 from slicewise.passes.partitioning.recompute import relaxation
@@ -195,6 +196,28 @@ def test_minimum_cuts_bound_the_optimum(graph: OpGraph, cap: int):
 
     for order in orders(problem):
         assert lower_bound(problem, order, deadline=time.monotonic() + 10) <= wanted
+
+
+@QUICK
+@given(op_graphs(), st.integers(4, 16))
+def test_every_prefix_weighs_what_its_group_says(graph: OpGraph, cap: int):
+    limits, overheads = limits_and_overheads(cap, None, None, 0.0, None)
+    problem = relaxation(ground(graph, limits, overheads))
+    found = lattice(problem, 10_000, time.monotonic() + 10)
+    weights = bounds._weights(problem, 0)
+    assert found is not None
+
+    for order in orders(problem):
+        position = [order.index(node) for node in range(problem.size)]
+        groups = bounds._groups(problem, order, position, time.monotonic() + 10)
+        assert groups is not None
+        bounds._weigh(groups, order, weights)
+        for ideal in found.ideals:
+            members = [node for node in range(problem.size) if ideal >> node & 1]
+            missing = [position[node] for node in range(problem.size) if not ideal >> node & 1]
+            if missing:
+                group = groups[min(missing)]
+                assert group.low <= sum(weights[members]) <= group.high
 
 
 def chain(*sizes: int, weight: int = 10) -> OpGraph:

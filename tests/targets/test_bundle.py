@@ -11,19 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import zoo
 
 import slicewise
 from slicewise import BundleError
 
 bundle_module = importlib.import_module("slicewise.targets.lambda.bundle")
-RUNTIME = Path(bundle_module.__file__).parent / "runtime"
-
-
-@pytest.fixture(scope="module")
-def compiled() -> slicewise.Compiled:
-    case = zoo.tied()
-    return slicewise.compile(case.model, case.inputs, limits=case.limits, verify=False)
+RUNTIME = Path(str(bundle_module.__file__)).parent / "runtime"
 
 
 def files(directory: Path) -> set[str]:

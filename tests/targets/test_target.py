@@ -106,8 +106,8 @@ def test_every_transport_has_a_reason_in_numbers() -> None:
 
     chosen = target.choose_transports(sizes, rule, frozenset({"reply"}))
 
-    assert chosen["small"] == ("payload", "1,000 bytes, within the threshold of 1,048,576")
-    assert chosen["large"] == ("s3", "2,000,000 bytes, above the threshold of 1,048,576")
+    assert chosen["small"] == ("payload", "1,000 bytes, within the threshold of 1,048,576 bytes")
+    assert chosen["large"] == ("s3", "2,000,000 bytes, above the threshold of 1,048,576 bytes")
     assert chosen["reply"] == ("payload", "2,000,000 bytes, fits the caller's message")
 
 
@@ -146,7 +146,7 @@ def test_a_function_gets_the_users_memory_or_a_full_vcpu_or_what_it_needs() -> N
 
 def test_a_profile_without_a_number_is_refused(tmp_path: Path) -> None:
     own = tmp_path / "profile.toml"
-    text = Path(profile_of.__file__).with_name("profile.toml").read_text()
+    text = Path(str(profile_of.__file__)).with_name("profile.toml").read_text()
 
     own.write_text(text.replace("mb_per_vcpu", "vcpu"))
     with pytest.raises(TargetError, match="lacks 'mb_per_vcpu'"):

@@ -102,9 +102,10 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
         return _from_numbers(name, tensor, spec)
     record = dict(tensor)
     shape, dtype = record.get("shape"), record.get("dtype")
-    whole = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-    if "bytes" not in record and whole and isinstance(dtype, str) and dtype in ITEM_BYTES:
-        record["bytes"] = math.prod(shape) * ITEM_BYTES[dtype]
+    item = ITEM_BYTES.get(dtype) if isinstance(dtype, str) else None
+    sizes = shape if isinstance(shape, list) else [None]
+    if "bytes" not in record and item and all(type(n) is int and n >= 0 for n in sizes):
+        record["bytes"] = math.prod(sizes) * item
     check_record(name, record)
     _check_dtype(name, record["dtype"], spec)
     if "data" in record:

@@ -186,7 +186,8 @@ def test_a_request_id_is_a_plain_word(given_id: Any) -> None:
 
 def test_the_callers_request_id_is_kept_or_made() -> None:
     assert request.request_id_of({"request_id": ID}, "default") == ID
-    for event in ({}, {"request_id": None}, [], "x", None):
+    events: list[Any] = [{}, {"request_id": None}, [], "x", None]
+    for event in events:
         assert request.request_id_of(event, "default") == "default"
 
 

@@ -17,7 +17,7 @@ wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 ID = "0123abcd"
 RULE = rule.Rule(("payload", "s3"), 100, 100_000)
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray] = {
     "small": np.arange(3, dtype=np.int64),
     "large": np.linspace(0, 1, 400, dtype=np.float32).reshape(4, 100),
     "half": np.linspace(0, 1, 400, dtype=np.float32),

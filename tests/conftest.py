@@ -1,12 +1,15 @@
-"""A small compiled model that several files look at."""
+"""What tests share: a small compiled model, and no deadlines on a busy machine."""
 
 from __future__ import annotations
 
 import pytest
+import slicewise
 import torch
 import zoo
+from hypothesis import settings
 
-import slicewise
+settings.register_profile("slicewise", deadline=None)
+settings.load_profile("slicewise")
 
 
 @pytest.fixture(scope="session")

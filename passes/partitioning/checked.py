@@ -1,0 +1,147 @@
+"""Exact dynamic programming over prefixes when memory decides: every slice on the way is measured.
+
+A limit on memory with liveness and buffers is no sum over nodes, but it depends on nothing except
+which nodes a slice has: on the prefix before it and the one after it, like its bytes. So the best way
+to reach a prefix is the cheapest of its candidates that passes the measure. Candidates are measured
+only in the order of their bytes, and only if a bound that numpy computes for all of them lets them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from slicewise.passes.partitioning.ground import Ground, Measure, breaks, measure
+from slicewise.passes.partitioning.ideals import Lattice, Table
+from slicewise.passes.partitioning.problem import Assignment, Problem
+
+Array = NDArray[Any]
+Allowed = Callable[[list[int]], bool]  # whether a slice of these nodes keeps all limits
+
+
+def solve_checked(
+    base: Ground,
+    problem: Problem,
+    found: Lattice,
+    allowed: Allowed,
+    best: int | None,
+    deadline: float,
+) -> tuple[Assignment | None, int, bool]:
+    """The best assignment of at most `best` bytes whose slices are all `allowed`.
+
+    As `ideals.solve`: with its value, and whether the search was finished. `problem` must hold the
+    ops of `base` and not bound the number of slices.
+    """
+    return _Checked(base, problem, found, allowed).run(best, deadline)
+
+
+class _Checked(Table):
+    def __init__(self, base: Ground, problem: Problem, found: Lattice, allowed: Allowed) -> None:
+        super().__init__(problem, found, None)
+        self.allowed = allowed
+        self.cap = base.memory_cap
+        self._find_footprints(base)
+
+    def _find_footprints(self, base: Ground) -> None:
+        """What must be in memory while each node runs, whatever else its slice holds."""
+        alone = np.zeros(self.problem.size, dtype=np.int64)
+        for node, ops in enumerate(self.problem.ops):
+            for op in ops:
+                fresh = sum(base.size[t] for t in base.makes[op] if base.root[t] == t)
+                alone[node] = max(alone[node], fresh + base.scratch[op])
+        self.alone = alone
+        self.heaviest_first = np.argsort(-alone, kind="stable")
+        self.incoming = np.array(
+            [max((base.size[t] for t in _tensors(base, self.problem, net)), default=0)
+             for net in range(len(self.problem.nets))],
+            dtype=np.int64,
+        )  # fmt: skip
+        self.factor = float(base.edge_factor)
+
+    def run(self, best: int | None, deadline: float) -> tuple[Assignment | None, int, bool]:
+        tie = self.columns + 1  # bytes count first, then the number of slices
+        never = np.int64(1) << np.int64(61)
+        bound = int(never) if best is None else (best + 1) * tie
+        value = np.full(self.columns, never)
+        origin = np.full((1, self.columns), -1, dtype=np.int64)
+        value[0] = 0
+        reach = self._reach()
+        waiting: list[list[tuple[Array, Array, int]]] = [[] for _ in range(self.columns)]
+        candidates: list[list[tuple[int, int]]] = [[] for _ in range(self.columns)]
+        del waiting
+        for column in range(self.columns):
+            if column:
+                value[column], origin[0, column] = self._settle(candidates[column], column, never)
+                candidates[column] = []
+            if column == self.columns - 1 or value[column] + self.cut[column] * tie >= bound:
+                continue
+            good = np.arange(column + 1, int(reach[column]))
+            good = good[value[column] + self.cut[good] * tie < bound]
+            good, added = self._extend(column, good, tie)
+            good, added = self._roomy(column, good, added)
+            reached = added + (value[column] + 1)
+            keep = reached < bound
+            for target, score in zip(good[keep].tolist(), reached[keep].tolist(), strict=True):
+                candidates[target].append((score, column))
+            if column % 16 == 0 and time.monotonic() > deadline:
+                return None, 0, False
+        if value[-1] >= bound:
+            return None, 0, True
+        return self._trace(origin, 0, False), int(value[-1]) // tie, True
+
+    def _settle(
+        self, candidates: list[tuple[int, int]], column: int, never: np.int64
+    ) -> tuple[int, int]:
+        """The cheapest candidate that is allowed."""
+        heapq.heapify(candidates)
+        while candidates:
+            score, source = heapq.heappop(candidates)
+            nodes = np.flatnonzero(self.member[:, column] & ~self.member[:, source])
+            if self.allowed(nodes.tolist()):
+                return score, source
+        return int(never), -1
+
+    def _roomy(self, column: int, good: Array, added: Array) -> tuple[Array, Array]:
+        """Those whose weights, received tensors and largest op alone fit the memory."""
+        if self.cap is None or not len(good):
+            return good, added
+        inside = self.member[:, column]
+        held = self.weight[-1][good] - self.weight[-1][column]
+        received = np.zeros(len(good), dtype=np.int64)
+        for number in np.flatnonzero(self.live[column]).tolist():
+            readers = [v for v in self.problem.nets[number].readers if not inside[v]]
+            hit = self.member[np.array(readers)[:, None], good].any(axis=0)
+            received += hit * self.incoming[number]
+        largest = np.zeros(len(good), dtype=np.int64)
+        unset = np.ones(len(good), dtype=bool)
+        for node in self.heaviest_first.tolist():
+            if inside[node]:
+                continue
+            hit = unset & self.member[node].take(good)
+            largest[hit] = self.alone[node]
+            unset &= ~hit
+            if not unset.any():
+                break
+        keep = held + received * (1 + self.factor) + largest <= self.cap
+        return good[keep], added[keep]
+
+
+def _tensors(base: Ground, problem: Problem, net: int) -> Iterable[int]:
+    """The tensors that may be behind a net; nets of one producer and the same readers are joined."""
+    producer, readers = problem.nets[net].producer, problem.nets[net].readers
+    read = {t for node in readers for op in problem.ops[node] for t in base.reads[op]}
+    return [t for op in problem.ops[producer] for t in base.makes[op] if t in read]
+
+
+def slice_measure(base: Ground, members: set[int], sent: set[int]) -> Measure:
+    """The measure of a slice, and what it sends."""
+    return measure(base, members, sent)
+
+
+def keeps_limits(base: Ground, found: Measure) -> bool:
+    """Whether a measured slice breaks no limit."""
+    return not breaks(base, found)

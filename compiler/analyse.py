@@ -26,6 +26,24 @@ _VIEWS = {
     "aten.view", "aten.reshape", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze",
     "aten.flatten", "aten.clone", "aten.alias", "aten.detach", "aten.contiguous",
 }  # fmt: skip
+# Ops that only move, widen or make numbers: a slice may run them again instead of receiving them.
+_MOVES = _VIEWS | {
+    "aten.expand", "aten.transpose", "aten.permute", "aten.t", "aten.slice", "aten.select",
+    "aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unbind", "aten.index", "aten.gather",
+    "aten.repeat", "aten.tile", "aten._to_copy", "aten.to", "prims.convert_element_type",
+    "aten.arange", "aten.full", "aten.full_like", "aten.zeros", "aten.zeros_like", "aten.ones",
+    "aten.ones_like", "aten.new_ones", "aten.new_zeros", "aten.new_full", "aten.scalar_tensor",
+    "aten.empty", "aten.sym_size", "aten.sym_numel", "aten.tril", "aten.triu",
+}  # fmt: skip
+# Element by element: cheap to run again when small, as masks and position ids are.
+_ELEMENTWISE = {
+    "aten.add", "aten.sub", "aten.rsub", "aten.mul", "aten.div", "aten.neg", "aten.abs", "aten.eq",
+    "aten.ne", "aten.lt", "aten.le", "aten.gt", "aten.ge", "aten.bitwise_and", "aten.bitwise_or",
+    "aten.bitwise_not", "aten.logical_and", "aten.logical_or", "aten.logical_not", "aten.where",
+    "aten.masked_fill", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.minimum",
+    "aten.maximum", "aten.log", "aten.exp", "aten.cos", "aten.sin", "aten.floor", "aten.remainder",
+}  # fmt: skip
+_SMALL_BYTES = 1 << 20
 _NO_RESULT = {"aten._assert_scalar", "aten._assert_tensor_metadata", "aten.sym_constrain_range",
               "aten.sym_constrain_range_for_size", "aten._assert_async"}  # fmt: skip
 _HALF = (torch.float16, torch.bfloat16)
@@ -187,6 +205,7 @@ def _op_graph(
                 weights=tuple(dict.fromkeys(weight_of[r] for r in reads if r in weight_of)),
                 memory_bytes=_scratch_bytes(node, kind, sizes),
                 is_view=base in _VIEWS,
+                is_cheap=_is_cheap(base, value, sizes),
                 module=_module_path(node),
                 source=source_line(node.meta.get("stack_trace")),
             )
@@ -368,6 +387,14 @@ def _tensor(
         dtype=_dtype_name(value.dtype),
         shape=sizes.shape(value),
     )
+
+
+def _is_cheap(base: str, value: Any, sizes: Sizes) -> bool:
+    """Whether running the op again costs next to nothing, compared with a message."""
+    if not isinstance(value, torch.Tensor):
+        return base in _MOVES or not isinstance(value, (tuple, list))
+    small = sizes.elements(value, "max") * value.element_size() <= _SMALL_BYTES
+    return base in _MOVES or (base in _ELEMENTWISE and small)
 
 
 def _scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:

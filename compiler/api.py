@@ -2,6 +2,7 @@
 
     limits     what one slice may take, completed by the target; refused before any work
     capture    torch.export -> a torch.fx program; never touches the model
+    split      ops whose weights fit no slice are rewritten into pieces that do, or refused
     convert    one conversion of the whole program to ONNX, in core ops
     analyse    program -> OpGraph and the signature of a request; from here on no torch
     partition  OpGraph -> slices with the fewest crossing bytes, and the certificate of it
@@ -10,7 +11,8 @@
     verify     slices against the original model, on two inputs
     measure    each function's memory while it answers the largest request; too much, and it cuts again
 
-Converting before cutting has a price: an infeasible request is refused only after the conversion. It
+Converting before cutting has a price: an infeasible request is refused only after the conversion, unless
+one weight alone is the cause. It
 buys that the ops that are cut are exactly the ops that run, from one decomposition instead of two.
 """
 
@@ -27,9 +29,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slicewise import targets
-from slicewise.errors import BundleError, InfeasibleError, LimitsError, VerificationError
+from slicewise.errors import (
+    BundleError,
+    CaptureError,
+    InfeasibleError,
+    LimitsError,
+    VerificationError,
+)
 from slicewise.graph import OpGraph
-from slicewise.limits import MB, Limits
+from slicewise.limits import MB, Limits, Overheads
 from slicewise.plan import ModelInfo, Plan
 from slicewise.progress import steps
 from slicewise.structure import bind, build, leaves
@@ -41,6 +49,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from slicewise.capture import Captured
+    from slicewise.passes.split import Split
 
 MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
@@ -87,17 +96,19 @@ def compile(
         from slicewise.codegen.convert import convert
         from slicewise.passes import partition
         from slicewise.passes.place import place
+        from slicewise.passes.split import records
     with step("capturing the model"):
         captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
+    overheads = chosen_target.overheads(rule)
+    program, splits = _fitting(captured, full_limits, overheads)
     with step("converting to ONNX"):
-        converted = convert(captured.program)
+        converted = convert(program)
     graph, signature = analyse(
         converted.program,
         name=captured.name,
         aliases=converted.aliases,
         dim_names=captured.dim_names,
     )
-    overheads = chosen_target.overheads(rule)
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(graph.ops)} ops"):
             parts = partition(graph, full_limits, overheads=overheads, time_limit_s=time_limit_s)
@@ -118,6 +129,7 @@ def compile(
             dims=signature.dims,
             input_structure=signature.input_structure,
             output_structure=signature.output_structure,
+            splits=records(splits, graph),
         )
         workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
         with step(f"writing {len(slices)} slices"):
@@ -273,6 +285,26 @@ def serve(directory: str | Path, **options: Any) -> Endpoint:
     Options are the target's own, for Lambda: see `slicewise.targets.lambda.local.Platform`.
     """
     return load(directory).serve(**options)
+
+
+def _fitting(
+    captured: Captured, limits: Limits, overheads: Overheads
+) -> tuple[ExportedProgram, tuple[Split, ...]]:
+    """The captured program with every op that is too large for a slice in pieces, and which those are.
+
+    Raises `InfeasibleError`.
+    """
+    from slicewise.analyse import analyse
+    from slicewise.passes.split import split_oversized
+    from slicewise.rewrite import apply_splits
+
+    program = captured.program
+    try:
+        graph, _ = analyse(program, name=captured.name, aliases={}, dim_names=captured.dim_names)
+    except CaptureError:
+        return program, ()  # the conversion or the analysis after it will say it better
+    splits = split_oversized(graph, limits, overheads)
+    return apply_splits(program, splits), splits
 
 
 def _is_replaceable(directory: Path, overwrite: bool) -> bool:

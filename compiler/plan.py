@@ -122,12 +122,31 @@ class Edge:
         return self.producer != INPUT and self.consumer != OUTPUT
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRecord:
+    """An op that was too large for one slice and became `pieces`, one op of a slice each.
+
+    `op` is the name in the captured program, `axis` what was divided into parts of `sizes`.
+    """
+
+    op: str
+    module: str
+    kind: str
+    axis: str
+    sizes: tuple[int, ...]
+    pieces: tuple[str, ...]
+    weight: str
+    weight_bytes: int
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Slices, edges, transports, memory sizes, prediction and certificate of one compiled model.
 
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
-    the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions.
+    the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
+    were too large for any slice and what became of them.
     """
 
     model: ModelInfo
@@ -144,6 +163,7 @@ class Plan:
     input_structure: Any = None
     output_structure: Any = None
     prediction: Prediction = field(default_factory=Prediction)
+    splits: tuple[SplitRecord, ...] = ()
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -195,6 +215,7 @@ class Plan:
                 input_structure=data["input_structure"],
                 output_structure=data["output_structure"],
                 prediction=Prediction(**data["prediction"]),
+                splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
             )
         except BundleError:
             raise

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING
 
 from slicewise.graph import INPUT, OUTPUT
-from slicewise.plan import Edge, Plan
+from slicewise.plan import Edge, Plan, SplitRecord
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -115,6 +115,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     return [
         title,
         f"Each slice within {', '.join(b for b in bounds if b)}.",
+        *(escape(_split_line(split)) for split in plan.splits),
         "",
         slices,
         "",
@@ -123,6 +124,14 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         why,
         verdict,
     ]
+
+
+def _split_line(split: SplitRecord) -> str:
+    name = split.module or split.op
+    return (
+        f"Split: {name} ({split.kind}) by {split.axis} into {len(split.sizes)} pieces of at most "
+        f"{max(split.sizes):,}: {split.reason}."
+    )
 
 
 def _by_tensor(plan: Plan) -> list[list[Edge]]:

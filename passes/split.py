@@ -7,13 +7,14 @@ program, before the conversion, so that an op that cannot be split is refused be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from slicewise.errors import InfeasibleError
 from slicewise.graph import Op, OpGraph, Weight
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes.ways import Way, is_weight_view, ways
+from slicewise.plan import SplitRecord
 
 MAX_PIECES = 256  # more would be a graph of pieces, and a limit that nobody wants
 HEADROOM = 0.9  # of the memory for a piece: what is estimated here is measured later
@@ -37,14 +38,18 @@ class Use:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """A weight that is cut into pieces of `sizes` along its dimension `dim`, for all its `uses`."""
+    """A weight that is cut into pieces of `sizes`, along what its `uses` say."""
 
     weight: str
     weight_bytes: int
-    dim: int
     sizes: tuple[int, ...]
     uses: tuple[Use, ...]
     reason: str
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        """The names of the weights that take this one's place."""
+        return tuple(f"{self.weight}_piece{index}" for index in range(len(self.sizes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +72,8 @@ class _User:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """One dimension of the weight to cut along, with the way that this means for every user."""
+    """One dimension of the weight to cut along: what it means for every user, and the sizes."""
 
-    dim: int
     ways: tuple[Way, ...]
     sizes: tuple[int, ...]
 
@@ -82,9 +86,9 @@ def split_oversized(graph: OpGraph, limits: Limits, overheads: Overheads) -> tup
     """The splits after which no op's weights are too large for a slice.
 
     Guarantees: an op is split only if it alone exceeds what a slice may hold; the sizes of a split add
-    up to the weight's dimension; every piece fits a slice of its own; no number of pieces smaller
-    along the same dimension does; among dimensions the one that moves the fewest bytes is taken; all
-    uses of a tied weight are split into the same pieces. Ops that are too large because of their
+    up to the weight's dimension and are as few as fit; every piece fits a slice of its own; among
+    dimensions the one that moves the fewest bytes is taken; all uses of a tied weight are split into
+    the same pieces. Ops that are too large because of their
     activations alone are left to the partitioner.
 
     Raises `InfeasibleError` for an op that no split makes fit.
@@ -94,10 +98,43 @@ def split_oversized(graph: OpGraph, limits: Limits, overheads: Overheads) -> tup
         return ()
     found = []
     for weight, users in _users(graph):
-        oversized = [user for user in users if _is_oversized(graph, weight, user, caps)]
-        if oversized:
-            split = _split(graph, weight, users, oversized[0], limits, overheads, caps)
-            found += [split] if split is not None else []
+        oversized = {user.op.name: _exceeds(weight, user, caps) for user in users}
+        for user in users:
+            if oversized[user.op.name]:
+                must = "weights" in oversized.values()
+                split = _split(weight, users, user, must, limits, overheads, caps)
+                found += [split] if split is not None else []
+                break
+    return tuple(found)
+
+
+def records(splits: Sequence[Split], converted: OpGraph) -> tuple[SplitRecord, ...]:
+    """What the plan tells of the splits: the pieces by their names in the graph that is cut."""
+    readers: dict[str, list[str]] = {}
+    for op in converted.ops:
+        for weight in op.weights:
+            readers.setdefault(weight, []).append(op.name)
+    found = []
+    for split in splits:
+        # A piece is read once for each use, in the order of the uses.
+        named = [readers.get(piece, []) for piece in split.pieces]
+        paired = all(len(ops) == len(split.uses) for ops in named)
+        found += [
+            SplitRecord(
+                op=use.op,
+                module=use.module,
+                kind=use.kind,
+                axis=use.axis,
+                sizes=split.sizes,
+                pieces=tuple(
+                    op for ops in named for op in (ops[number : number + 1] if paired else ops)
+                ),
+                weight=split.weight,
+                weight_bytes=split.weight_bytes,
+                reason=split.reason,
+            )
+            for number, use in enumerate(split.uses)
+        ]
     return tuple(found)
 
 
@@ -108,7 +145,9 @@ def _caps(limits: Limits, overheads: Overheads) -> _Caps:
     memory = None
     if limits.memory_mb is not None:
         memory = limits.memory_mb * MB - overheads.memory_bytes
-    return _Caps(min(weights, default=None), memory, overheads.max_edge_bytes, overheads.edge_factor)
+    return _Caps(
+        min(weights, default=None), memory, overheads.max_edge_bytes, overheads.edge_factor
+    )
 
 
 def _users(graph: OpGraph) -> Iterator[tuple[Weight, list[_User]]]:
@@ -123,63 +162,64 @@ def _users(graph: OpGraph) -> Iterator[tuple[Weight, list[_User]]]:
         for name in dict.fromkeys((*op.weights, *viewed)):
             readers.setdefault(name, []).append((op, viewed.get(name)))
     for weight in graph.weights:
-        users = [_User(op, ways(graph, op, weight, view)) for op, view in readers.get(weight.name, ())]
+        users = [
+            _User(op, ways(graph, op, weight, view)) for op, view in readers.get(weight.name, ())
+        ]
         yield weight, users
 
 
-def _is_oversized(graph: OpGraph, weight: Weight, user: _User, caps: _Caps) -> bool:
-    """Whether this op cannot be in any slice, or only if others spare it most of its buffers."""
+def _exceeds(weight: Weight, user: _User, caps: _Caps) -> str:
+    """What is too large for any slice with this op: its "weights", its "memory", or ""."""
     if caps.weights is not None and weight.bytes > caps.weights:
-        return True
+        return "weights"
     if not user.ways:
-        return False  # a composite op may have parts that fit: the partitioner will see
+        return ""  # a composite op may have parts that fit: the partitioner will see
     whole = user.ways[0]
-    if caps.weights is not None and weight.bytes + whole.companion_bytes > caps.weights:
-        return True
-    if caps.memory is None or whole.memory(1.0, 0.0) - whole.weight_memory > caps.memory:
-        return False
-    alone = whole.memory(1.0, caps.edge_factor)
+    if caps.weights is not None and whole.weights(whole.total) > caps.weights:
+        return "weights"
+    if caps.memory is None:
+        return ""
+    least, alone = whole.memory(whole.total, 0.0), whole.memory(whole.total, caps.edge_factor)
+    if least - whole.weight_memory > caps.memory:
+        return ""  # the activations alone
+    # Its neighbours may spare the op its buffers, but not when it is mostly weights.
     mostly_weights = 2 * whole.weight_memory > alone
-    return whole.memory(1.0, 0.0) > caps.memory or (mostly_weights and alone > caps.memory)
+    return "memory" if least > caps.memory or (mostly_weights and alone > caps.memory) else ""
 
 
 def _split(
-    graph: OpGraph,
     weight: Weight,
     users: Sequence[_User],
     culprit: _User,
+    must: bool,
     limits: Limits,
     overheads: Overheads,
     caps: _Caps,
 ) -> Split | None:
-    must_all = caps.weights is not None and weight.bytes > caps.weights
     rigid = [user for user in users if not user.ways]
-    if rigid and must_all:
-        raise _refusal(rigid[0].op, weight, None, limits, overheads, caps)
+    if rigid and caps.weights is not None and weight.bytes > caps.weights:
+        raise _refusal(rigid[0].op, weight, (), limits, overheads, caps)
     users = [user for user in users if user.ways]
-    choices = _choices(users, caps)
+    together = _together(users)
+    choices = _choices(together, caps)
     if not choices:
-        if not must_all and caps.weights is not None and culprit.ways:
-            held = weight.bytes + culprit.ways[0].companion_bytes
-            must_all = held > caps.weights
-        if not must_all:
-            return None  # memory: the activations are too large for any split to help
-        raise _refusal(culprit.op, weight, users, limits, overheads, caps)
+        if not must:
+            return None  # the activations are too large for any split to help
+        raise _refusal(culprit.op, weight, together, limits, overheads, caps)
 
     def price(choice: _Choice) -> tuple[bool, int, int]:
-        count = len(choice.sizes)
-        crowded = any(caps.edge is not None and way.edge(1 / count) > caps.edge for way in choice.ways)
-        return crowded, choice.moved(), count
+        edges = [edge for way in choice.ways for edge in way.edges(max(choice.sizes))]
+        crowded = caps.edge is not None and max(edges) > caps.edge
+        return crowded, choice.moved(), len(choice.sizes)
 
     best, *others = sorted(choices, key=price)
     reason = _reason(weight, culprit, caps)
     if others:
         worse = f"{others[0].moved():,} bytes by {others[0].ways[0].axis}"
-        reason += f"; moves {best.moved():,} bytes at most, {worse}"
+        reason += f"; moves at most {best.moved():,} bytes, {worse}"
     return Split(
         weight=weight.name,
         weight_bytes=weight.bytes,
-        dim=best.dim,
         sizes=best.sizes,
         uses=tuple(
             Use(
@@ -195,24 +235,27 @@ def _split(
     )
 
 
-def _choices(users: Sequence[_User], caps: _Caps) -> list[_Choice]:
-    """Every dimension along which all users can be split into pieces that fit.
+def _together(users: Sequence[_User]) -> list[tuple[Way, ...]]:
+    """For every dimension of the weight along which all users can be split, the way of each."""
+    by_dim = [{way.dim: way for way in user.ways} for user in users]
+    common = [dim for dim in by_dim[0] if all(dim in found for found in by_dim)]
+    found = [tuple(by[dim] for by in by_dim) for dim in common]
+    return [same for same in found if len({way.unit for way in same}) == 1]
+
+
+def _choices(together: Sequence[tuple[Way, ...]], caps: _Caps) -> list[_Choice]:
+    """The dimensions along which the pieces fit.
 
     Pieces that fit a slice alone, buffers included, with headroom; only if there are none, pieces
     that fit if others in the slice spare them the buffers.
     """
-    by_dim = [{way.dim: way for way in user.ways} for user in users]
-    common = [dim for dim in by_dim[0] if all(dim in found for found in by_dim)]
     for headroom, factor in ((HEADROOM, caps.edge_factor), (1.0, 0.0)):
         found = []
-        for dim in common:
-            together = tuple(ways[dim] for ways in by_dim)
-            if len({way.unit for way in together}) > 1:
-                continue
-            most = min(_largest(way, caps, headroom, factor) for way in together)
-            sizes = _sizes(together[0], most)
-            if sizes and len(sizes) <= MAX_PIECES:
-                found.append(_Choice(dim, together, sizes))
+        for same in together:
+            most = min(_largest(way, caps, headroom, factor) for way in same)
+            sizes = _sizes(same[0], most)
+            if 0 < len(sizes) <= MAX_PIECES:
+                found.append(_Choice(same, sizes))
         if found:
             return found
     return []
@@ -222,10 +265,9 @@ def _largest(way: Way, caps: _Caps, headroom: float, factor: float) -> int:
     """The largest size of a piece that fits, 0 if none does."""
 
     def fits(size: int) -> bool:
-        share = size / way.total
-        if caps.weights is not None and way.weights(share) > caps.weights:
+        if caps.weights is not None and way.weights(size) > caps.weights:
             return False
-        return caps.memory is None or way.memory(share, factor) <= headroom * caps.memory
+        return caps.memory is None or way.memory(size, factor) <= headroom * caps.memory
 
     low, high = 0, way.total - 1  # at least two pieces
     while low < high:
@@ -270,47 +312,45 @@ def _combine(way: Way, pieces: int, caps: _Caps) -> str:
 
 
 def _reason(weight: Weight, culprit: _User, caps: _Caps) -> str:
+    if caps.weights is not None and weight.bytes > caps.weights:
+        return f"{_mb(weight.bytes)} of weights, and a slice may hold {_mb(caps.weights)}"
     whole = culprit.ways[0]
-    held = weight.bytes + whole.companion_bytes
+    held = whole.weights(whole.total)
     if caps.weights is not None and held > caps.weights:
         return f"{_mb(held)} of weights, and a slice may hold {_mb(caps.weights)}"
     assert caps.memory is not None
-    need = whole.memory(1.0, caps.edge_factor)
+    need = whole.memory(whole.total, caps.edge_factor)
     return f"{_mb(need)} of memory, and a slice may take {_mb(caps.memory)}"
 
 
 def _refusal(
     op: Op,
     weight: Weight,
-    users: Sequence[_User] | None,
+    together: Sequence[tuple[Way, ...]],
     limits: Limits,
     overheads: Overheads,
     caps: _Caps,
 ) -> InfeasibleError:
-    """`users` is None for an op that cannot be split at all, else those whose pieces do not fit."""
+    """Why no split of the ways that there are, if any, makes the op fit."""
     what = f"the op {op.name!r} ({op.kind}{f' of {op.module}' if op.module else ''})"
-    weights, memory = weight.bytes, 0
-    if users is not None:
-        weights, memory = _least(users)
-    assert caps.weights is not None
-    if weights > caps.weights:
+    weights, memory = _least(together, caps) if together else (weight.bytes, 0)
+    smallest: int
+    if caps.weights is not None and weights > caps.weights:
+        allowed = f"a slice may hold {_mb(caps.weights)} of weights"
         if limits.weight_bytes is not None and weights > limits.weight_bytes:
             name, limit, smallest = "weight_bytes", limits.weight_bytes, weights
         else:
             assert limits.package_mb is not None
             name, limit = "package_mb", int(limits.package_mb)
             smallest = -(-(weights + overheads.package_bytes) // MB)
-        allowed = f"a slice may hold {_mb(caps.weights)} of weights"
     else:
-        assert caps.memory is not None
-        name, limit = "memory_mb", limits.memory_mb or 0
-        smallest = -(-(memory + overheads.memory_bytes) // MB)
+        assert caps.memory is not None and limits.memory_mb is not None
         allowed = f"a slice may take {_mb(caps.memory)} of memory"
-    why = (
-        "and this kind of op cannot be split"
-        if users is None
-        else f"and even {MAX_PIECES} pieces, or as many as it has, do not fit"
-    )
+        name, limit = "memory_mb", limits.memory_mb
+        smallest = -(-(memory + overheads.memory_bytes) // MB)
+    why = f"and even {MAX_PIECES} pieces, or as many as it has, do not fit"
+    if not together:
+        why = "and it is used in a way that cannot be split"
     return InfeasibleError(
         f"{what} uses {weight.name!r} of {_mb(weight.bytes)}; {allowed} (the limit {name}={limit:,}), "
         f"{why}. Raise {name} to at least {smallest}.",
@@ -322,19 +362,13 @@ def _refusal(
     )
 
 
-def _least(users: Iterable[_User]) -> tuple[int, int]:
-    """Weights and memory of the smallest pieces that any dimension allows."""
-    by_dim: dict[int, list[Way]] = {}
-    for user in users:
-        for way in user.ways:
-            by_dim.setdefault(way.dim, []).append(way)
-    least = []
-    for together in by_dim.values():
-        shares = [way.smallest(MAX_PIECES) / way.total for way in together]
-        pairs = list(zip(together, shares, strict=True))
-        weights = max(way.weights(share) for way, share in pairs)
-        least.append((weights, max(way.memory(share, 0.0) for way, share in pairs)))
-    return min(least)
+def _least(together: Sequence[tuple[Way, ...]], caps: _Caps) -> tuple[int, int]:
+    """The least weights and memory limits under which some dimension's pieces fit."""
+    sizes = [same[0].smallest(MAX_PIECES) for same in together]
+    pairs = list(zip(together, sizes, strict=True))
+    weights = [max(way.weights(size) for way in same) for same, size in pairs]
+    memory = [max(way.memory(size, caps.edge_factor) for way in same) for same, size in pairs]
+    return min(weights), math.ceil(min(memory) / HEADROOM)
 
 
 def _mb(amount: int) -> str:

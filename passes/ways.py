@@ -8,10 +8,16 @@ from dataclasses import dataclass
 
 from slicewise.graph import Op, OpGraph, Tensor, Weight
 
-_VIEWS = {"aten.t", "aten.numpy_T", "aten.transpose", "aten.permute", "aten.mT", "aten.alias",
+WEIGHT_VIEWS = {"aten.t", "aten.numpy_T", "aten.transpose", "aten.permute", "aten.mT", "aten.alias",
           "aten.detach"}  # fmt: skip
 _MATRIX = {"aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm"}
-_CONVOLUTION = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.conv_transpose", "aten.convolution")
+_CONVOLUTION = (
+    "aten.conv1d",
+    "aten.conv2d",
+    "aten.conv3d",
+    "aten.conv_transpose",
+    "aten.convolution",
+)
 
 Shape = Sequence[int | str]
 
@@ -22,7 +28,8 @@ class Way:
 
     Each piece receives a share of the input or all of it, and returns a share of the output or a
     partial result of full size. Pieces are multiples of `unit`, or parts of one if `divisible`.
-    `companion_bytes` are the op's other weights. Sizes of tensors count at the example's (for what
+    `companion_bytes` are the op's other weights, `shared_companion_bytes` those of which a piece holds
+    its share, such as the bias of its features. Sizes of tensors count at the example's (for what
     crosses) and at most (for memory).
     """
 
@@ -35,6 +42,8 @@ class Way:
     weight_memory: int
     companion_bytes: int
     companion_memory: int
+    shared_companion_bytes: int
+    shared_companion_memory: int
     scratch: int
     input_bytes: int
     input_max: int
@@ -45,38 +54,43 @@ class Way:
 
     def moved(self, pieces: int) -> int:
         """Bytes from and to the pieces, if each is in a slice of its own."""
-        received = self.input_bytes * (1 if self.shares_input else pieces)
-        return received + self.output_bytes * (1 if self.shares_output else pieces)
+        times = pieces
+        if self.shares_input:  # the parts of one group all need that group's input
+            times = max(1, pieces * self.unit // self.total) if self.unit > 1 else 1
+        return times * self.input_bytes + self.output_bytes * (1 if self.shares_output else pieces)
 
-    def weights(self, share: float) -> int:
-        """Bytes of weights of a piece with this share of the weight."""
-        companions = self.companion_bytes * (share if self.shares_output else 1)
-        return math.ceil(self.weight_bytes * share + companions)
+    def weights(self, size: int) -> int:
+        """Bytes of weights of a piece of this size."""
+        shared = self.weight_bytes + self.shared_companion_bytes
+        return -(-shared * size // self.total) + self.companion_bytes
 
-    def memory(self, share: float, edge_factor: float) -> int:
+    def memory(self, size: int, edge_factor: float) -> int:
         """Memory of such a piece alone in a slice, with its buffers."""
-        tensors = self.edge(share, both=True)
-        weights = self.weight_memory * share
-        weights += self.companion_memory * (share if self.shares_output else 1)
-        return math.ceil(weights + self.scratch + tensors * (1 + edge_factor))
+        shared = self.weight_memory + self.shared_companion_memory
+        weights = -(-shared * size // self.total) + self.companion_memory
+        return math.ceil(weights + self.scratch + sum(self.edges(size)) * (1 + edge_factor))
 
-    def edge(self, share: float, *, both: bool = False) -> int:
-        """Bytes of tensors that such a piece receives or sends, whichever is more, or both."""
-        received = self.input_max * (share if self.shares_input else 1)
-        sent = self.output_max * (share if self.shares_output else 1)
-        return math.ceil(received + sent if both else max(received, sent))
+    def edges(self, size: int) -> tuple[int, int]:
+        """The most bytes that such a piece receives and sends."""
+        reads = max(size, self.unit) if self.shares_input else self.total
+        makes = size if self.shares_output else self.total
+        return -(-self.input_max * reads // self.total), -(-self.output_max * makes // self.total)
 
     def smallest(self, most_pieces: int) -> int:
         """The size of the largest piece when there are as many as possible."""
-        unit = self.unit if self.unit > 1 and not self.divisible else 1
-        return max(unit, -(-self.total // most_pieces))
+        if self.unit == 1:
+            return -(-self.total // most_pieces)
+        groups = self.total // self.unit
+        if self.divisible and most_pieces > groups:
+            return -(-self.unit // (most_pieces // groups))
+        return self.unit * -(-groups // most_pieces)
 
 
 def is_weight_view(op: Op) -> bool:
     """Whether the op only reorders the dimensions of what it reads."""
     base = _base(op)
     one = len(op.weights) + len(op.inputs) == 1 and len(op.outputs) == 1
-    return one and base in _VIEWS
+    return one and base in WEIGHT_VIEWS
 
 
 def ways(graph: OpGraph, op: Op, weight: Weight, view: str | None = None) -> tuple[Way, ...]:
@@ -94,29 +108,44 @@ def ways(graph: OpGraph, op: Op, weight: Weight, view: str | None = None) -> tup
     axes = _axes(_base(op), shape, inputs, output)
     if not axes:
         return ()
-    stored = _stored_dims(weight.shape, shape)
-    return tuple(
-        Way(
-            axis=words,
-            dim=stored[dim],
-            total=weight.shape[stored[dim]],
-            shares_input=shares_input,
-            shares_output=shares_output,
-            weight_bytes=weight.bytes,
-            weight_memory=weight.memory_bytes,
-            companion_bytes=sum(other.bytes for other in others),
-            companion_memory=sum(other.memory_bytes for other in others),
-            scratch=op.memory_bytes,
-            input_bytes=sum(tensor.bytes for tensor in inputs),
-            input_max=sum(tensor.max_bytes for tensor in inputs),
-            output_bytes=output.bytes,
-            output_max=output.max_bytes,
-            unit=unit,
-            divisible=divisible,
-        )
-        for words, dim, shares_input, shares_output, unit, divisible in axes
-        if stored is not None and weight.shape[stored[dim]] > 1
-    )
+    stored = _stored_dims(weight.shape, shape, through_view=view is not None)
+    if stored is None:
+        return ()
+    found = []
+    for words, dim, shares_input, shares_output, unit, divisible in axes:
+        total = weight.shape[stored[dim]]
+        shared = [other for other in others if shares_output and _is_cut(other, words, total)]
+        whole = [other for other in others if other not in shared]
+        if total > 1:
+            way = Way(
+                axis=words,
+                dim=stored[dim],
+                total=total,
+                shares_input=shares_input,
+                shares_output=shares_output,
+                weight_bytes=weight.bytes,
+                weight_memory=weight.memory_bytes,
+                companion_bytes=sum(other.bytes for other in whole),
+                companion_memory=sum(other.memory_bytes for other in whole),
+                shared_companion_bytes=sum(other.bytes for other in shared),
+                shared_companion_memory=sum(other.memory_bytes for other in shared),
+                scratch=op.memory_bytes,
+                input_bytes=sum(tensor.bytes for tensor in inputs),
+                input_max=sum(tensor.max_bytes for tensor in inputs),
+                output_bytes=output.bytes,
+                output_max=output.max_bytes,
+                unit=unit,
+                divisible=divisible,
+            )
+            found.append(way)
+    return tuple(found)
+
+
+def _is_cut(companion: Weight, axis: str, total: int) -> bool:
+    """Whether a bias is cut with the output: it may be of one value, or the same for a whole batch."""
+    if axis == "batch entries":
+        return len(companion.shape) >= 3 and companion.shape[0] == total
+    return companion.shape[-1:] != (1,)
 
 
 _Axis = tuple[str, int, bool, bool, int, bool]  # words, dim, shares input, output, unit, divisible
@@ -187,19 +216,16 @@ def _convolution(base: str, shape: Shape, image: Shape, result: Shape) -> list[_
     ]
 
 
-def _stored_dims(stored: Shape, seen: Shape) -> dict[int, int] | None:
-    """Dimension of the weight as the op sees it -> as it is stored: as it is, or two dims swapped."""
+def _stored_dims(stored: Shape, seen: Shape, through_view: bool) -> dict[int, int] | None:
+    """Dimension of the weight as the op sees it -> as it is stored: the last two may be swapped."""
     rank = len(seen)
     same = {dim: dim for dim in range(rank)}
     if len(stored) != rank:
         return None
     swapped = same | {rank - 1: rank - 2, rank - 2: rank - 1}
-    if rank == 2 and tuple(stored) == tuple(reversed(seen)) or False:
-        return swapped
-    if tuple(stored) == tuple(seen):
-        return same
-    if tuple(stored[swapped[dim]] for dim in range(rank)) == tuple(seen):
-        return swapped
+    for mapping in (swapped, same) if through_view else (same,):
+        if tuple(stored[mapping[dim]] for dim in range(rank)) == tuple(seen):
+            return mapping
     return None
 
 

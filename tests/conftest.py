@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import slicewise
 import torch
 import zoo
 from hypothesis import settings
+
+import slicewise
 
 settings.register_profile("slicewise", deadline=None)
 settings.load_profile("slicewise")

@@ -10,39 +10,60 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from slicewise.passes.partitioning.ground import Ground, Measure, breaks, measure
+
+from slicewise.passes.partitioning.ground import Ground, breaks, measure
 from slicewise.passes.partitioning.ideals import Lattice, Table
 from slicewise.passes.partitioning.problem import Assignment, Problem
+from slicewise.passes.partitioning.recompute import add_inlined, inlined_ops, sent_by
 
 Array = NDArray[Any]
-Allowed = Callable[[list[int]], bool]  # whether a slice of these nodes keeps all limits
 
 
 def solve_checked(
-    base: Ground,
-    problem: Problem,
-    found: Lattice,
-    allowed: Allowed,
-    best: int | None,
-    deadline: float,
+    base: Ground, problem: Problem, found: Lattice, best: int | None, deadline: float
 ) -> tuple[Assignment | None, int, bool]:
-    """The best assignment of at most `best` bytes whose slices are all `allowed`.
+    """The best assignment of at most `best` bytes whose slices keep all limits of `base`.
 
-    As `ideals.solve`: with its value, and whether the search was finished. `problem` must hold the
-    ops of `base` and not bound the number of slices.
+    As `ideals.solve`: with its value, and whether the search was finished. `problem` is a relaxation
+    of `base` with inlined ops and without a bound on the number of slices.
     """
-    return _Checked(base, problem, found, allowed).run(best, deadline)
+    return _Checked(base, problem, found).run(best, deadline)
+
+
+def lenient(base: Ground) -> Ground:
+    """A ground by which no slice takes more than it must, wherever cheap ops run.
+
+    What an inlined op makes for another one takes no memory: the slice may have received what comes
+    after it. What it makes for kept ops alone must be there whenever they run. Its sources are no
+    larger than what it makes, so receiving those counts no more than receiving that.
+    """
+    inlined = set(inlined_ops(base))
+
+    def is_needed(tensor: int) -> bool:
+        made_for_kept = not any(reader in inlined for reader in base.readers[tensor])
+        return base.producer[tensor] not in inlined or base.leaves[tensor] or made_for_kept
+
+    return replace(
+        base,
+        size=tuple(
+            size if base.root[t] != t or is_needed(t) else 0 for t, size in enumerate(base.size)
+        ),
+        scratch=tuple(0 if op in inlined else size for op, size in enumerate(base.scratch)),
+    )
 
 
 class _Checked(Table):
-    def __init__(self, base: Ground, problem: Problem, found: Lattice, allowed: Allowed) -> None:
+    def __init__(self, base: Ground, problem: Problem, found: Lattice) -> None:
         super().__init__(problem, found, None)
-        self.allowed = allowed
+        self.base = base
+        self.inlined = inlined_ops(base)
+        self.needing = sent_by(base)
         self.cap = base.memory_cap
         self._find_footprints(base)
 
@@ -70,9 +91,7 @@ class _Checked(Table):
         origin = np.full((1, self.columns), -1, dtype=np.int64)
         value[0] = 0
         reach = self._reach()
-        waiting: list[list[tuple[Array, Array, int]]] = [[] for _ in range(self.columns)]
         candidates: list[list[tuple[int, int]]] = [[] for _ in range(self.columns)]
-        del waiting
         for column in range(self.columns):
             if column:
                 value[column], origin[0, column] = self._settle(candidates[column], column, never)
@@ -101,9 +120,22 @@ class _Checked(Table):
         while candidates:
             score, source = heapq.heappop(candidates)
             nodes = np.flatnonzero(self.member[:, column] & ~self.member[:, source])
-            if self.allowed(nodes.tolist()):
+            if self._allowed(nodes.tolist()):
                 return score, source
         return int(never), -1
+
+    def _allowed(self, nodes: list[int]) -> bool:
+        """Whether a slice of these nodes keeps every limit."""
+        base = self.base
+        kept = {op for node in nodes for op in self.problem.ops[node]}
+        sent = {
+            t
+            for op in kept
+            for t in base.makes[op]
+            if base.leaves[t] or any(other not in kept for other in self.needing[t])
+        }
+        add_inlined(base, kept, self.inlined)
+        return not breaks(base, measure(base, kept, sent))
 
     def _roomy(self, column: int, good: Array, added: Array) -> tuple[Array, Array]:
         """Those whose weights, received tensors and largest op alone fit the memory."""
@@ -135,13 +167,3 @@ def _tensors(base: Ground, problem: Problem, net: int) -> Iterable[int]:
     producer, readers = problem.nets[net].producer, problem.nets[net].readers
     read = {t for node in readers for op in problem.ops[node] for t in base.reads[op]}
     return [t for op in problem.ops[producer] for t in base.makes[op] if t in read]
-
-
-def slice_measure(base: Ground, members: set[int], sent: set[int]) -> Measure:
-    """The measure of a slice, and what it sends."""
-    return measure(base, members, sent)
-
-
-def keeps_limits(base: Ground, found: Measure) -> bool:
-    """Whether a measured slice breaks no limit."""
-    return not breaks(base, found)

@@ -81,10 +81,10 @@ def solve(
     `(None, ..., True)` says that there is none. With `evictable`, a slice may exceed a cap by what
     its nodes may shed, at that price: a relaxation whose value is a lower bound.
     """
-    return _Table(problem, found, evictable).run(best, deadline)
+    return Table(problem, found, evictable).run(best, deadline)
 
 
-class _Table:
+class Table:
     """The ideals as columns in an order in which every subset comes before its supersets."""
 
     def __init__(self, problem: Problem, found: Lattice, evictable: Evictable | None) -> None:
@@ -166,6 +166,7 @@ class _Table:
         self.step_begin = np.searchsorted(source[by_source], np.arange(self.columns + 1))
 
     def run(self, best: int | None, deadline: float) -> tuple[Assignment | None, int, bool]:
+        """See `solve`."""
         problem = self.problem
         limited = problem.max_slices is not None
         layers = problem.max_slices or 1

@@ -114,15 +114,38 @@ def options(base: Ground) -> list[int]:
 def spread(base: Ground, slice_of: Sequence[int], copies: Iterable[tuple[int, int]] = ()) -> Layout:
     """The ops that every slice runs, given the slice of every op that was not inlined (else -1)."""
     layout = plain_layout(slice_of, copies)
-    sources = _sources(base)
-    inlined = [
-        op for op, cheap in enumerate(base.cheap) if cheap and _is_inlined(base, sources, op)
-    ]
+    inlined = inlined_ops(base)
     for ops in layout:
-        for op in reversed(inlined):
-            if any(reader in ops for t in base.makes[op] for reader in base.readers[t]):
-                ops.add(op)
+        add_inlined(base, ops, inlined)
     return tidy(base, layout)
+
+
+def inlined_ops(base: Ground) -> list[int]:
+    """The ops that every slice runs for itself when it needs them."""
+    sources = _sources(base)
+    return [op for op, cheap in enumerate(base.cheap) if cheap and _is_inlined(base, sources, op)]
+
+
+def add_inlined(base: Ground, ops: set[int], inlined: Sequence[int]) -> None:
+    """Add to a slice the inlined ops that its ops need."""
+    for op in reversed(inlined):
+        if any(reader in ops for t in base.makes[op] for reader in base.readers[t]):
+            ops.add(op)
+
+
+def sent_by(base: Ground) -> list[tuple[int, ...]]:
+    """For every tensor the kept ops that need it, directly or through inlined ops; a slice that makes
+    it sends it when one of them runs elsewhere.
+    """
+    sources = _sources(base)
+    needing: list[dict[int, None]] = [{} for _ in base.size]
+    for op in range(len(base.reads)):
+        if _vanishes(base, sources, op):
+            continue
+        for tensor in base.reads[op]:
+            for source in sources[tensor]:
+                needing[source][op] = None
+    return [tuple(ops) for ops in needing]
 
 
 def plain_layout(slice_of: Sequence[int], copies: Iterable[tuple[int, int]] = ()) -> Layout:

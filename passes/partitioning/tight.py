@@ -7,15 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slicewise.passes.partitioning import exact
+from slicewise.passes.partitioning.checked import lenient, solve_checked
 from slicewise.passes.partitioning.ground import Ground
+from slicewise.passes.partitioning.ideals import lattice
 from slicewise.passes.partitioning.order import cut_checked, orders
-from slicewise.passes.partitioning.problem import Assignment, Problem, fewest_slices
+from slicewise.passes.partitioning.problem import Assignment, Problem, fewest_slices, lift
 from slicewise.passes.partitioning.recompute import (
     Layout,
     Result,
+    add_inlined,
+    inlined_ops,
     layout_cost,
     measures,
     obeys,
+    options,
     plain_layout,
     relaxation,
     spread,
@@ -25,6 +30,7 @@ from slicewise.passes.partitioning.relaxed import MOST_VARIABLES, solve_relaxed
 
 _FEWER_SLICES = 2.0  # seconds to spend on fewer slices at the same bytes
 _CHECKED = 3_000  # ops up to which slices are measured one by one along an order
+_FEW_PREFIXES = 6_000
 _RESERVES = 8  # times that room for activations is set aside before that is given up
 
 
@@ -35,7 +41,16 @@ def solve_tight(
 
     Heuristics first; CP-SAT on all ops then proves the rest as far as time and size allow.
     """
+    over_prefixes = _over_prefixes(base, bound, deadline)
+    if over_prefixes is not None and over_prefixes.closed:
+        return over_prefixes
     best = _with_reserve(base, broken, deadline=deadline, workers=workers, seed=seed)
+    if over_prefixes is not None:
+        bound = max(bound, over_prefixes.lower_bound)
+        if over_prefixes.layout is not None and (
+            best is None or _bytes(base, over_prefixes.layout) < _bytes(base, best)
+        ):
+            best = over_prefixes.layout
     problem = relaxation(base, inline=False)
     if problem.size <= _CHECKED and (best is None or _bytes(base, best) > bound):
         for order in orders(problem):
@@ -47,6 +62,43 @@ def solve_tight(
             if best is None or _bytes(base, layout) < _bytes(base, best):
                 best = layout
     return _prove(base, problem, best, bound, deadline=deadline, workers=workers, seed=seed)
+
+
+def _over_prefixes(base: Ground, bound: int, deadline: float) -> Result | None:
+    """Every slice between two prefixes measured, where prefixes are few.
+
+    The best layout in which cheap ops run wherever they are needed, and a bound for all layouts: the
+    same search in a ground that lets every slice have all that it could have.
+    """
+    if base.limits.max_slices is not None or base.overheads.max_edge_bytes is not None:
+        return None
+    problem = relaxation(base)
+    until = time.monotonic() + (deadline - time.monotonic()) / 2
+    found = lattice(problem, _FEW_PREFIXES, until)
+    if found is None:
+        return None
+    slice_of, value, finished = solve_checked(base, problem, found, None, until)
+    if not finished:
+        return None
+    method = f"all {len(found.ideals)} prefixes, measured"
+    if slice_of is None or value > bound:
+        free = relaxation(base, free_options=True) if options(base) else problem
+        best = None if slice_of is None else value
+        lax_slices, lax_value, finished = solve_checked(lenient(base), free, found, best, until)
+        if not finished:
+            return None
+        if slice_of is None:
+            return Result(None, 0, True, method) if lax_slices is None else None
+        bound = max(bound, lax_value if lax_slices is not None else value)
+    lifted = lift(problem, slice_of, len(base.reads))
+    layout = spread(base, lifted)
+    if not obeys(base, layout):
+        layout = plain_layout(lifted)
+        inlined = inlined_ops(base)
+        for ops in layout:
+            add_inlined(base, ops, inlined)
+    reached = _bytes(base, layout)
+    return Result(layout, min(bound, reached), reached <= bound, method)
 
 
 def _bytes(base: Ground, layout: Layout) -> int:

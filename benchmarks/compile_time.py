@@ -56,8 +56,6 @@ def plain(directory: Path) -> dict[str, Any]:
 def sliced(directory: Path) -> dict[str, Any]:
     """slicewise.compile without verification, and save."""
     import slicewise
-    import torch  # noqa: F401 - its import is not what is measured
-    import torch.onnx
 
     model, inputs, dynamic = _model()
     started = time.perf_counter()

@@ -7,10 +7,11 @@ takes 1.8 times its weights then, and 1.0 times when the file holds them transpo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir
+    import torch
 
 # Which of torch's gates stands where in ONNX: torch has i f g o and r z n, ONNX i o f g and z r n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
@@ -52,7 +53,7 @@ def _transposed(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | Non
             name=f"{weight.name}.transposed",
             type=weight.type,
             shape=onnx_ir.Shape([raw.shape[axis] for axis in axes]),
-            const_value=type(tensor)(raw.permute(axes), name=f"{weight.name}.transposed"),
+            const_value=_stored(tensor, raw.permute(axes), f"{weight.name}.transposed"),
         )
         model.graph.initializers[stored.name or ""] = stored
         for user in uses:
@@ -84,8 +85,11 @@ def _recurrent(model: onnx_ir.Model) -> None:
             if value is None or value.is_initializer():
                 continue
             parts = _initializers(value)
-            raws = [getattr(part.const_value, "raw", None) for part in parts]
-            if not raws or not all(isinstance(raw, torch.Tensor) for raw in raws):
+            tensors = [part.const_value for part in parts]
+            raws = [
+                raw for t in tensors if isinstance(raw := getattr(t, "raw", None), torch.Tensor)
+            ]
+            if not raws or len(raws) != len(parts):
                 continue
             reordered = []
             for raw in raws:
@@ -99,10 +103,15 @@ def _recurrent(model: onnx_ir.Model) -> None:
                 name=name,
                 type=parts[0].type,
                 shape=onnx_ir.Shape(stacked.shape),
-                const_value=type(parts[0].const_value)(stacked, name=name),  # type: ignore[call-arg, arg-type]
+                const_value=_stored(tensors[0], stacked, name),
             )
             model.graph.initializers[name] = stored
             node.replace_input_with(index, stored)
+
+
+def _stored(like: Any, values: torch.Tensor, name: str) -> Any:
+    """`values` as the exporter stores a weight: written from torch's memory, without a copy."""
+    return type(like)(values, name=name)
 
 
 def _initializers(value: onnx_ir.Value) -> list[onnx_ir.Value]:

@@ -33,7 +33,9 @@ def _templates() -> jinja2.Environment:
 
 def render(plan: Plan) -> Handlers:
     """The handlers of a plan; equal plans give equal texts."""
-    plan_id = hashlib.sha256(plan.to_json().encode()).hexdigest()[:16]
+    # How long the search took is no part of what was decided.
+    decided = replace(plan, certificate=replace(plan.certificate, seconds=0.0))
+    plan_id = hashlib.sha256(decided.to_json().encode()).hexdigest()[:16]
     shared = {"plan": plan, "plan_id": plan_id, "version": version("slicewise")}
     slice_template = _templates().get_template("slice_handler.py.jinja")
     return Handlers(

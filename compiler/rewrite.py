@@ -48,7 +48,7 @@ def apply_splits(program: ExportedProgram, splits: Sequence[Split]) -> ExportedP
             weight = draft.argument(node, split.weight)
             with draft.graph.inserting_before(node):
                 result = write_pieces(
-                    _Editor(draft, node),
+                    _Editor(draft, node, tied=len(split.uses) > 1),
                     node,
                     weight,
                     axis=use.axis,
@@ -68,7 +68,9 @@ class _Draft:
         self.graph = fx.Graph()
         self.graph.output(self.graph.graph_copy(program.graph, {}))
         for old, new in zip(program.graph.nodes, self.graph.nodes, strict=True):
-            assert old.op == "output" or old.name == new.name
+            new.name = (
+                old.name
+            )  # torch.fx avoids Python's own names ("input"), torch.export does not
             new.meta = dict(old.meta)
         self.node = {node.name: node for node in self.graph.nodes}
         self.first = next(iter(self.graph.nodes))
@@ -104,12 +106,25 @@ class _Draft:
             node = node.all_input_nodes[0]
         return (node if node.name in self.tensors else None), views
 
-    def part(self, weight: fx.Node, dim: int, start: int, end: int, name: str) -> fx.Node:
-        """The placeholder of a part of a weight, one for all weights that are the same memory."""
+    def part(
+        self,
+        weight: fx.Node,
+        dim: int,
+        start: int,
+        end: int,
+        name: str,
+        views: Sequence[fx.Node] = (),
+    ) -> fx.Node:
+        """The placeholder of a part of a weight, one for all weights that are the same memory.
+
+        With `views`, it is the part as seen through them.
+        """
         tensor = self.tensors[weight.name]
-        key = (weight_identity(tensor), dim, start, end)
+        key = (weight_identity(tensor), dim, start, end, *views)
         if key not in self.parts:
             value = tensor.detach().narrow(dim, start, end - start)
+            for view in views:
+                value = view.target(value, *view.args[1:], **view.kwargs)  # type: ignore[operator]
             name = name or f"{self.targets[weight.name]}_piece_at_{start}"
             while name in self.program.state_dict or name in self.added:
                 name += "_"
@@ -157,7 +172,7 @@ class _Draft:
             ),
             state_dict=state,
             range_constraints=copy.copy(self.program.range_constraints),
-            module_call_graph=copy.deepcopy(self.program.module_call_graph),
+            module_call_graph=[copy.copy(entry) for entry in self.program.module_call_graph],
             example_inputs=self.program.example_inputs,
             constants=constants,
             verifiers=self.program.verifiers,
@@ -173,8 +188,9 @@ class _Draft:
 class _Editor:
     """See `slicewise.pieces.Editor`."""
 
-    def __init__(self, draft: _Draft, origin: fx.Node) -> None:
+    def __init__(self, draft: _Draft, origin: fx.Node, *, tied: bool) -> None:
         self._draft = draft
+        self._tied = tied
         self._meta = {key: origin.meta[key] for key in _ORIGIN if key in origin.meta}
         self._slices: dict[tuple[fx.Node, int, int, int], fx.Node] = {}
 
@@ -187,11 +203,16 @@ class _Editor:
         return node
 
     def part(self, node: fx.Node, dim: int, start: int, end: int, name: str = "") -> fx.Node:
-        """A part of a weight, seen through the same views; of any other tensor, a slice of it."""
+        """A part of a weight, seen through the same views; of any other tensor, a slice of it.
+
+        A weight with other uses keeps its views as ops, or its parts would not stay one weight.
+        """
         dim %= node.meta["val"].dim()
         weight, views = self._draft.source(node)
         if weight is not None:
             stored = _stored_dim(weight.meta["val"].dim(), views, dim)
+            if not self._tied:
+                return self._draft.part(weight, stored, start, end, name, views)
             found = self._draft.part(weight, stored, start, end, name)
             for view in views:
                 found = self(view.target, found, *view.args[1:], **view.kwargs)

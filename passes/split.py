@@ -126,9 +126,7 @@ def records(splits: Sequence[Split], converted: OpGraph) -> tuple[SplitRecord, .
                 kind=use.kind,
                 axis=use.axis,
                 sizes=split.sizes,
-                pieces=tuple(
-                    op for ops in named for op in (ops[number : number + 1] if paired else ops)
-                ),
+                pieces=tuple(op for ops in named for op in (ops[number:][:1] if paired else ops)),
                 weight=split.weight,
                 weight_bytes=split.weight_bytes,
                 reason=split.reason,
@@ -207,16 +205,11 @@ def _split(
             return None  # the activations are too large for any split to help
         raise _refusal(culprit.op, weight, together, limits, overheads, caps)
 
-    def price(choice: _Choice) -> tuple[bool, int, int]:
-        edges = [edge for way in choice.ways for edge in way.edges(max(choice.sizes))]
-        crowded = caps.edge is not None and max(edges) > caps.edge
-        return crowded, choice.moved(), len(choice.sizes)
-
-    best, *others = sorted(choices, key=price)
+    best, *others = sorted(choices, key=lambda choice: (choice.moved(), len(choice.sizes)))
     reason = _reason(weight, culprit, caps)
     if others:
-        worse = f"{others[0].moved():,} bytes by {others[0].ways[0].axis}"
-        reason += f"; moves at most {best.moved():,} bytes, {worse}"
+        axes = " and ".join(dict.fromkeys(way.axis for way in others[0].ways))
+        reason += f"; {best.moved():,} bytes to and from them, {others[0].moved():,} by {axes}"
     return Split(
         weight=weight.name,
         weight_bytes=weight.bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from unittest import mock
 
 import networkx
@@ -18,11 +18,11 @@ from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes import Partition, partition
 from slicewise.passes.partitioning import bounds, evict, exact, relaxed
 from slicewise.passes.partitioning.bounds import lower_bound
-from slicewise.passes.partitioning.ground import ground
+from slicewise.passes.partitioning.ground import Ground, ground
 from slicewise.passes.partitioning.ideals import lattice
 from slicewise.passes.partitioning.order import orders
 from slicewise.passes.partitioning.problem import cost, fits, slice_bound
-from slicewise.passes.partitioning.recompute import relaxation
+from slicewise.passes.partitioning.recompute import layout_cost, measures, obeys, relaxation
 from tests.passes.graphs import best_partition, crossing, op_graphs, slice_is_allowed
 
 QUICK = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -160,6 +160,48 @@ def test_recomputation_keeps_all_limits(graph: OpGraph, cap: int, memory: int, e
             assert edge is None or total <= edge
     wanted = best_partition(graph, limits, replace(overheads, edge_factor=0.0, max_edge_bytes=None))
     assert found.cross_slice_bytes >= wanted[0]
+
+
+def best_layout_bytes(base: Ground) -> float:
+    """The fewest bytes of all sequences of slices that keep every limit, by trying each of them."""
+    count = len(base.reads)
+    subsets = [set(ops) for n in range(1, count + 1) for ops in combinations(range(count), n)]
+    best = float("inf")
+
+    def extend(layout: list[set[int]], done: set[int]) -> None:
+        nonlocal best
+        if len(done) == count:
+            if obeys(base, layout):
+                best = min(best, layout_cost(base, measures(base, layout)))
+            return
+        for ops in subsets:
+            again = ops & done
+            if ops <= done or not all(base.cheap[op] for op in again):
+                continue
+            needed = {base.producer[t] for op in ops for t in base.reads[op]} - {-1}
+            if needed <= done | ops:
+                extend([*layout, ops], done | ops)
+
+    extend([], set())
+    return best
+
+
+@settings(QUICK, max_examples=80)
+@given(op_graphs(most=5, cheap=True), st.integers(4, 16), st.integers(14, 60))
+def test_proofs_with_recomputation_under_memory_limits_hold(
+    graph: OpGraph, cap: int, memory: int
+) -> None:
+    """What is called optimal is, and no lower bound lies above the optimum."""
+    limits, overheads = limits_and_overheads(cap, memory, None, 0.5, None)
+    wanted = best_layout_bytes(ground(graph, limits, overheads))
+    try:
+        found = partition(graph, limits, overheads=overheads, workers=1, time_limit_s=5)
+    except InfeasibleError:
+        return
+    assert found.cross_slice_bytes >= wanted
+    assert found.certificate.lower_bound <= wanted
+    if found.certificate.status == "optimal":
+        assert found.cross_slice_bytes == wanted
 
 
 @QUICK

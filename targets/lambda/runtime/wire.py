@@ -47,7 +47,7 @@ def to_bytes(array: np.ndarray, dtype: str) -> memoryview:
     """
     if dtype == "bfloat16":
         array = _to_bfloat16_bits(np.asarray(array, dtype=np.float32))
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def from_bytes(raw: bytes, record: Record) -> np.ndarray:

@@ -1,0 +1,142 @@
+"""Peak memory: what a plan says against what its functions take when they answer the largest request.
+
+The plan's figure was measured while compiling, in functions with room to spare; here the bundle is
+served in functions of their real size. A plan must lie within 10 % of that and not below it by more
+than 3 %, and no function may run out of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import slicewise
+from slicewise import Limits
+
+MB = 1024 * 1024
+
+
+def bert() -> tuple[nn.Module, Any, Any, Limits]:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=2048
+    )
+    ids = torch.randint(0, 30_000, (2, 128))
+    batch = torch.export.Dim("batch", min=1, max=8)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return BertModel(config), inputs, {k: {0: batch} for k in inputs}, Limits(memory_mb=224)
+
+
+def gpt2() -> tuple[nn.Module, Any, Any, Limits]:
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(n_embd=384, n_layer=8, n_head=6, use_cache=False)
+    ids = torch.randint(0, 50_000, (4, 256))
+    return GPT2Model(config), {"input_ids": ids}, None, Limits(memory_mb=256)
+
+
+def resnet50() -> tuple[nn.Module, Any, Any, Limits]:
+    from transformers import ResNetConfig, ResNetModel
+
+    images = torch.randn(2, 3, 224, 224)
+    return ResNetModel(ResNetConfig()), {"pixel_values": images}, None, Limits(memory_mb=192)
+
+
+def vit() -> tuple[nn.Module, Any, Any, Limits]:
+    from transformers import ViTConfig, ViTModel
+
+    config = ViTConfig(
+        hidden_size=384, num_hidden_layers=8, num_attention_heads=6, intermediate_size=1536
+    )
+    return (
+        ViTModel(config),
+        {"pixel_values": torch.randn(4, 3, 224, 224)},
+        None,
+        Limits(memory_mb=192),
+    )
+
+
+def mlp() -> tuple[nn.Module, Any, Any, Limits]:
+    layers = [layer for _ in range(6) for layer in (nn.Linear(2048, 2048), nn.ReLU())]
+    return nn.Sequential(*layers), (torch.randn(256, 2048),), None, Limits(memory_mb=192)
+
+
+def lstm() -> tuple[nn.Module, Any, Any, Limits]:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(20_000, 256)
+            self.lstm = nn.LSTM(256, 768, num_layers=2, batch_first=True)
+            self.head = nn.Linear(768, 10_000)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.head(self.lstm(self.embedding(tokens))[0][:, -1])
+            return out
+
+    return Tagger(), (torch.randint(0, 20_000, (4, 64)),), None, Limits(memory_mb=256)
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Any, Any, Limits]]] = {
+    f.__name__: f for f in (bert, gpt2, resnet50, vit, mlp, lstm)
+}
+
+
+def rows(name: str) -> list[tuple[str, str, int, float, float]]:
+    """(model, slice, function MB, planned MB, served MB) of every slice."""
+    torch.manual_seed(0)
+    model, inputs, dynamic, limits = MODELS[name]()
+    compiled = slicewise.compile(model.eval(), inputs, dynamic_shapes=dynamic, limits=limits)
+    plan = compiled.plan
+    request = _largest(plan, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = compiled.save(Path(folder) / "bundle")
+        with bundle.serve() as endpoint:
+            for _ in range(2):
+                endpoint(**request)
+            reports = endpoint.reports
+    found = []
+    for part in plan.slices:
+        served = max(r.max_memory_mb for r in reports if r.function.endswith(f"-{part.name}"))
+        found.append((name, part.name, part.memory_mb, part.peak_memory_bytes / MB, served))
+    return found
+
+
+def _largest(plan: slicewise.Plan, inputs: Any) -> dict[str, Any]:
+    """The example with every dynamic dimension at its maximum (numbers repeated)."""
+    sizes = {dim.name: dim.max for dim in plan.dims}
+    keys = plan.input_structure["keys"]
+    named = inputs if isinstance(inputs, dict) else dict(zip(keys, inputs, strict=True))
+    made = {}
+    for spec in plan.inputs:
+        value = named[spec.name]
+        for axis, size in enumerate(spec.shape):
+            wanted = sizes.get(size, value.shape[axis]) if isinstance(size, str) else size
+            index = torch.arange(int(wanted)) % value.shape[axis]
+            value = value.index_select(axis, index)
+        made[spec.name] = value
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=list(MODELS))
+    print(f"{'model':10}{'slice':8}{'function':>10}{'planned':>10}{'served':>10}{'ratio':>8}")
+    ratios = []
+    for name in parser.parse_args().models:
+        for model, part, function, planned, served in rows(name):
+            ratios.append(planned / served)
+            print(f"{model:10}{part:8}{function:7} MB{planned:7.1f} MB{served:7.1f} MB"
+                  f"{ratios[-1]:8.2f}", flush=True)  # fmt: skip
+    print(f"{len(ratios)} slices: planned / served from {min(ratios):.2f} to {max(ratios):.2f}; "
+          f"bounds 0.97 to 1.10")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

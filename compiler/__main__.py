@@ -1,0 +1,5 @@
+"""`python -m slicewise`: the command line."""
+
+from slicewise.cli import main
+
+main()

@@ -1,0 +1,34 @@
+"""The documentation says what is so."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+from slicewise.cli import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_partitioner_example_prints_what_its_page_says() -> None:
+    page = (ROOT / "docs" / "partitioner.md").read_text()
+    found = re.search(r"```python\n(.*?)```\s*```\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(found.group(1), {})
+
+    assert found.group(2) == printed.getvalue()
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in cli.commands:
+        assert f"slicewise {command}" in readme
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert readme.index("make demo") < readme.index("make test") < readme.index("## Use")

@@ -22,8 +22,27 @@ def fold_weights(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | No
 
     Values that torch.fx knows by name stay computed: a slice may begin or end there.
     """
+    _absent_biases(model)
     _transposed(model, source)
     _recurrent(model)
+
+
+def _absent_biases(model: onnx_ir.Model) -> None:
+    """A convolution without a bias has none: the exporter makes zeros, of a wrong shape in 3-d."""
+    for node in model.graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
+            continue
+        maker = _maker(node.inputs[2], "Expand")
+        maker = maker and _maker(maker.inputs[0], "CastLike")
+        maker = maker and _maker(maker.inputs[0], "Constant")
+        value = maker and maker.attributes.get("value")
+        if value is not None and not value.as_tensor().numpy().any():
+            node.replace_input_with(2, None)
+
+
+def _maker(value: onnx_ir.Value | None, op_type: str) -> onnx_ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
 
 
 def _transposed(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | None]) -> None:

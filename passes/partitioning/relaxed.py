@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 
 from slicewise.passes.partitioning import exact
+from slicewise.passes.partitioning.anneal import anneal
+from slicewise.passes.partitioning.improve import improve
 from slicewise.passes.partitioning.order import cut_order, orders
 from slicewise.passes.partitioning.problem import (
     Assignment,
@@ -21,7 +23,8 @@ from slicewise.passes.partitioning.refine import refine
 MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
 _FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
 _MOST_PREFIXES = 400_000
-_WINDOW = 4.0  # seconds to improve some neighbouring slices
+_FIRST_SHARE = 0.25  # of the time for a first proof; then assignments are improved
+_IMPROVING = 0.7  # of the rest; what is left proves again
 _MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
 
 
@@ -100,10 +103,12 @@ def _prove(
         fitting = fits(problem, [0] * problem.size)
         return Found([0] * problem.size if fitting else None, 0, True, "one slice")
     if problem.size * slices > MOST_VARIABLES and best is not None:
-        return Found(best, bound, False, "minimum cuts")
+        better = anneal(problem, best, deadline=deadline, seed=seed, least=bound)
+        value = cost(problem, better)
+        return Found(better, min(bound, value), bound >= value, "minimum cuts")
     # Good assignments are found sooner in a model of few slices; the proof needs all of them.
     few = slices if best is None else min(slices, max(best) + 1)
-    for count, share in ((few, 0.4), (slices, 1.0)):
+    for count, share in ((few, _FIRST_SHARE), (slices, 1.0)):
         outcome = exact.solve(
             problem,
             count,
@@ -119,7 +124,10 @@ def _prove(
         if outcome.closed and count == slices:
             break
         if best is not None and share < 1 and not outcome.closed:
-            best = _improve(problem, best, deadline=deadline, workers=workers, seed=seed)
+            if count == slices:
+                bound = max(bound, outcome.lower_bound)
+            until = time.monotonic() + (deadline - time.monotonic()) * _IMPROVING
+            best = improve(problem, best, least=bound, deadline=until, workers=workers, seed=seed)
             best_bytes = cost(problem, best)
     bound = max(bound, outcome.lower_bound)
     if outcome.slice_of is None:
@@ -127,34 +135,6 @@ def _prove(
             return Found(best, best_bytes or 0, True, "CP-SAT")
         return Found(best, bound, False, "CP-SAT")
     return Found(outcome.slice_of, bound, outcome.closed, "CP-SAT")
-
-
-def _improve(
-    problem: Problem, best: Assignment, *, deadline: float, workers: int, seed: int
-) -> Assignment:
-    """Solve two or three neighbouring slices at a time, as long as that saves bytes."""
-    until = time.monotonic() + (deadline - time.monotonic()) / 3
-    for width in (2, 3):
-        fresh = max(best) + 1  # windows in a row that gained nothing
-        index = 0
-        while fresh > 0 and time.monotonic() < until:
-            slices = max(best) + 1
-            first = index % max(1, slices - width + 1)
-            index, fresh = index + 1, fresh - 1
-            value = cost(problem, best)
-            outcome = exact.solve(
-                problem,
-                slices,
-                hint=best,
-                best=value,
-                seconds=min(_WINDOW, until - time.monotonic()),
-                workers=workers,
-                seed=seed,
-                window=(first, first + width - 1),
-            )
-            if outcome.slice_of is not None and cost(problem, outcome.slice_of) < value:
-                best, fresh = outcome.slice_of, max(outcome.slice_of) + 1
-    return best
 
 
 def has_one_order(problem: Problem) -> bool:

@@ -97,6 +97,8 @@ def _over_prefixes(base: Ground, bound: int, deadline: float) -> Result | None:
         inlined = inlined_ops(base)
         for ops in layout:
             add_inlined(base, ops, inlined)
+    if not obeys(base, layout):  # an inlined op ran before its own slice, and sends from there
+        return Result(None, bound, False, method)
     reached = _bytes(base, layout)
     return Result(layout, min(bound, reached), reached <= bound, method)
 

@@ -68,7 +68,8 @@ def product(
         parts = {"w": nn.Parameter(torch.randn(*shape))}
         if bias:
             parts["b"] = nn.Parameter(torch.randn(*bias))
-        return tiny_model(forward, **parts)
+        model: nn.Module = tiny_model(forward, **parts)
+        return model
 
     return build
 
@@ -97,7 +98,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, str]] = {
         lambda: sequential(nn.Conv2d(17, 3, 3, bias=False)), (2, 17, 9, 9), 999, "input channels",
     ),
     "conv2d, unbatched": (lambda: sequential(nn.Conv2d(3, 17, 3)), (3, 9, 9), 999, "output channels"),
-    "conv3d": (lambda: sequential(nn.Conv3d(3, 7, 3)), (1, 3, 5, 5, 5), 999, "output channels"),
+    "conv3d": (lambda: sequential(nn.Conv3d(3, 7, 3)), (1, 3, 5, 5, 5), 999, "input channels"),
     "conv, groups": (
         lambda: sequential(nn.Conv2d(10, 20, 3, groups=5)), (2, 10, 9, 9), 999, "groups of channels",
     ),
@@ -253,7 +254,7 @@ def test_pieces_are_views_of_the_models_own_weights() -> None:
 
     storage = model.embedding.weight.untyped_storage().data_ptr()
     pieces = [tensor for _, name, tensor in weight_tensors(program) if "weight" in name]
-    assert len(pieces) == 3
+    assert len(pieces) == 4
     assert {piece.untyped_storage().data_ptr() for piece in pieces} == {storage}
     assert all(isinstance(piece, nn.Parameter) for piece in pieces)
 

@@ -55,16 +55,26 @@ class Answer:
 
 
 class InvokeServer:
-    """Listens on a loopback port and serves each connection on a thread of its own."""
+    """Listens on a loopback port (0: a free one) and serves each connection on its own thread.
 
-    def __init__(self, dispatcher: Dispatcher, event_retry_s: tuple[float, ...]) -> None:
+    Raises `TargetError` when the port is taken.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, event_retry_s: tuple[float, ...], port: int = 0
+    ) -> None:
         self._dispatcher = dispatcher
         self._event_retry_s = event_retry_s
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        try:
+            self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        except OSError as error:
+            raise TargetError(
+                f"port {port} cannot be used ({error.strerror}); choose another one, or 0 for any."
+            ) from error
         self._lock = threading.Lock()
         self._sockets: set[socket.socket] = set()
         self._stopping = threading.Event()
-        host, port = self._listener.getsockname()
+        host, port = self._listener.getsockname()[:2]
         self.url = f"http://{host}:{port}"
         self._thread = threading.Thread(target=self._accept, name="slicewise-invoke", daemon=True)
         self._thread.start()

@@ -40,14 +40,15 @@ class Platform:
     invocation. `cpu_scale` multiplies every function's CPU share (this machine's cores are not
     AWS's). `runtime_package_bytes` is what the runtime packages would take in a real zip; here they
     come from a layer. `concurrency_limit` counts invocations in progress over all functions.
-    `enforcement` picks how limits are enforced. `event_retry_s` are the waits before an
-    asynchronous invocation that failed is tried again.
+    `port` is the Invoke API's, 0 for a free one. `enforcement` picks how limits are enforced.
+    `event_retry_s` are the waits before an asynchronous invocation that failed is tried again.
     """
 
     def __init__(
         self,
         functions: Sequence[Function],
         *,
+        port: int = 0,
         s3_endpoint_url: str | None = None,
         buckets: Sequence[str] = (),
         credentials: tuple[str, str] = DUMMY_CREDENTIALS,
@@ -63,6 +64,7 @@ class Platform:
         self._functions = tuple(
             replace(function, package=function.package.resolve()) for function in functions
         )
+        self._port = port
         self._s3_endpoint_url = s3_endpoint_url
         self._buckets = tuple(buckets)
         self._credentials = credentials
@@ -142,7 +144,7 @@ class Platform:
             concurrency_limit=self._concurrency_limit,
             init_timeout_s=self._init_timeout_s,
         )
-        self._server = InvokeServer(self._dispatcher, self._event_retry_s)
+        self._server = InvokeServer(self._dispatcher, self._event_retry_s, self._port)
         # No instance has started yet, so every one of them will see it.
         endpoints["AWS_ENDPOINT_URL_LAMBDA"] = self._server.url
 

@@ -32,11 +32,11 @@ def _absent_biases(model: onnx_ir.Model) -> None:
     for node in model.graph:
         if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:
             continue
-        maker = _maker(node.inputs[2], "Expand")
-        maker = maker and _maker(maker.inputs[0], "CastLike")
-        maker = maker and _maker(maker.inputs[0], "Constant")
-        value = maker and maker.attributes.get("value")
-        if value is not None and not value.as_tensor().numpy().any():
+        expand = _maker(node.inputs[2], "Expand")
+        cast = _maker(expand.inputs[0], "CastLike") if expand is not None else None
+        zero = _maker(cast.inputs[0], "Constant") if cast is not None else None
+        value = zero.attributes["value"].as_tensor().numpy() if zero is not None else None
+        if value is not None and not value.any():
             node.replace_input_with(2, None)
 
 

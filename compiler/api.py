@@ -11,9 +11,9 @@
     verify     slices against the original model, on two inputs
     measure    each function's memory while it answers the largest request; too much, and it cuts again
 
-Converting before cutting has a price: an infeasible request is refused only after the conversion, unless
-one weight alone is the cause. It
-buys that the ops that are cut are exactly the ops that run, from one decomposition instead of two.
+Converting before cutting has a price: an infeasible request is refused only after the conversion,
+unless one weight alone is why. It buys that the ops that are cut are exactly the ops that run, from one
+decomposition instead of two.
 """
 
 from __future__ import annotations

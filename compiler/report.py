@@ -127,10 +127,10 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
 
 
 def _split_line(split: SplitRecord) -> str:
-    name = split.module or split.op
+    where = f" of {split.module}" if split.module else ""
     return (
-        f"Split: {name} ({split.kind}) by {split.axis} into {len(split.sizes)} pieces of at most "
-        f"{max(split.sizes):,}: {split.reason}."
+        f"Split: {split.op}{where} ({split.kind}) by {split.axis} into {len(split.sizes)} pieces of "
+        f"at most {max(split.sizes):,}: {split.reason}."
     )
 
 

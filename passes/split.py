@@ -365,4 +365,4 @@ def _least(together: Sequence[tuple[Way, ...]], caps: _Caps) -> tuple[int, int]:
 
 
 def _mb(amount: int) -> str:
-    return f"{amount / MB:,.1f} MB" if amount >= MB / 10 else f"{amount:,} bytes"
+    return f"{amount / MB:,.1f} MB" if amount >= MB else f"{amount:,} bytes"

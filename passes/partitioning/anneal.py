@@ -16,7 +16,8 @@ from slicewise.passes.partitioning.problem import Assignment, Problem, compact, 
 _FIRST = 2.0  # seconds of the first round; every further one takes half as long again
 _HOTTEST = (10.0, 0.5, 3.0)  # first temperatures of rounds, in bytes of a mean net
 _COLDEST = 0.02  # the last one
-_TOGETHER = 0.1  # how often nodes that could move alone take others along
+_TOGETHER = 0.05  # how often a node that could move alone takes others along
+_BLOCKED = 0.25  # and one that cannot
 _GROUP = 24  # most nodes that move together
 _CHECK = 256  # tries between two looks at the clock
 
@@ -107,7 +108,7 @@ class _Walk:
                         high = slice_of[other]
                         if high == here:
                             break
-                if low == high or rand() < _TOGETHER:
+                if rand() < (_BLOCKED if low == high else _TOGETHER):
                     value += self._try_group(
                         node, 1 if rand() < 0.5 else -1, temperature, rand, moved
                     )
@@ -116,6 +117,8 @@ class _Walk:
                         for other in moved:
                             best[other] = slice_of[other]
                         moved.clear()
+                    continue
+                if low == high:
                     continue
                 there = low + int(rand() * (high - low))
                 there += there >= here

@@ -26,17 +26,18 @@ from slicewise.errors import (
 )
 
 if TYPE_CHECKING:
-    from slicewise.api import Bundle, Compiled, compile, load, serve
+    from slicewise.api import compile, serve
+    from slicewise.compiled import Bundle, Compiled, load
     from slicewise.graph import OpGraph
     from slicewise.limits import Limits
     from slicewise.plan import Certificate, Edge, Plan, Slice
 
 # Imported at first use: torch alone takes seconds, and `slicewise --help` needs none of it.
 _LAZY = {
-    "Bundle": "slicewise.api",
-    "Compiled": "slicewise.api",
+    "Bundle": "slicewise.compiled",
+    "Compiled": "slicewise.compiled",
     "compile": "slicewise.api",
-    "load": "slicewise.api",
+    "load": "slicewise.compiled",
     "serve": "slicewise.api",
     "OpGraph": "slicewise.graph",
     "Limits": "slicewise.limits",

@@ -18,31 +18,25 @@ decomposition instead of two.
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from slicewise import targets
+from slicewise.compiled import Compiled, load
 from slicewise.errors import (
-    BundleError,
     CaptureError,
     InfeasibleError,
     LimitsError,
-    VerificationError,
 )
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.plan import ModelInfo, Plan
 from slicewise.progress import steps
-from slicewise.structure import bind, build, leaves
 from slicewise.target import Endpoint
-from slicewise.verify import Difference, Runner, check, compare, largest_input, second_input
+from slicewise.verify import check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +76,9 @@ def compile(
     """
     chosen_target = targets.load(target)
     full_limits = chosen_target.resolve_limits(limits)
-    rule = chosen_target.transport_rule(full_limits, tuple(transports) if transports else None)
+    rule = chosen_target.transport_rule(
+        full_limits, tuple(transports) if transports is not None else None
+    )
     if objective != "bytes" or goal is not None:
         raise LimitsError(
             f"objective={objective!r}, goal={goal!r}: this version minimises 'bytes' only."
@@ -142,7 +138,7 @@ def compile(
         with step("verifying against the original model"):
             check(compiled.verify(tolerance=tolerance))
         with step("measuring the memory of the largest request"):
-            measured = _measured(compiled)
+            measured = compiled.measured()
         excess = max(p.peak_memory_bytes - p.memory_mb * MB for p in measured.plan.slices)
         if excess <= 0:
             return measured
@@ -156,127 +152,6 @@ def compile(
         needed=-(-worst.peak_memory_bytes // MB),
         limit=worst.memory_mb,
     )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Compiled:
-    """A compiled model: the plan, the graph it was made from, and the slices' ONNX files.
-
-    `notes` tell what the user should know, such as why a fallback was needed.
-    """
-
-    plan: Plan
-    graph: OpGraph
-    notes: tuple[str, ...] = ()
-    _captured: Captured = field(repr=False)
-    _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
-
-    def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of all slices, run one after the other in this process, for checking."""
-        feeds = {
-            name: _to_numpy(value)
-            for name, value in bind(self.plan.input_structure, args, kwargs).items()
-        }
-        arrays = self._runner().run(feeds)
-        dtypes = {spec.name: spec.dtype for spec in self.plan.outputs}
-        return build(
-            self.plan.output_structure,
-            {name: _to_torch(array, dtypes[name]) for name, array in arrays.items()},
-        )
-
-    def verify(self, *, tolerance: float | None = None) -> tuple[Difference, ...]:
-        """Compare the slices with the original model, per output.
-
-        On the example input and on a second one of other values (and sizes, where dynamic).
-        """
-        example = self._example()
-        other = second_input(self.plan, example)
-        dtypes = {tensor.dtype for tensor in self.graph.tensors}
-        return compare(
-            self.plan, self._runner(), self._original, [example, other], tolerance, dtypes
-        )
-
-    def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
-        """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
-        from slicewise.codegen.handlers import render
-
-        destination = Path(directory).resolve()
-        exists = destination.exists()
-        if exists and not (destination.is_dir() and _is_replaceable(destination, overwrite)):
-            what = "a bundle and overwrite=False" if _holds_bundle(destination) else "no bundle"
-            raise BundleError(f"{destination} exists and is {what}; choose a new directory.")
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
-        building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
-        try:
-            targets.load(self.plan.target).write_bundle(
-                self.plan, render(self.plan), Path(self._workspace.name), building
-            )
-            building.chmod(0o755)
-            _replace(destination, building)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
-        return load(destination)
-
-    def _example(self) -> dict[str, np.ndarray]:
-        """The example inputs by name."""
-        bound = bind(self.plan.input_structure, self._captured.args, self._captured.kwargs)
-        return {name: _to_numpy(value) for name, value in bound.items()}
-
-    def _runner(self) -> Runner:
-        return Runner(self.plan, Path(self._workspace.name))
-
-    def _original(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The original model's outputs, by output name."""
-        import torch
-
-        from slicewise.capture import untouched
-
-        structure = self.plan.input_structure
-        dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
-        tensors = {name: _to_torch(array, dtypes[name]) for name, array in feeds.items()}
-        values = [build(child, tensors) for child in structure["children"]]
-        captured = self._captured
-        count = len(captured.args)
-        kwargs = dict(zip(structure["keys"][count:], values[count:], strict=True))
-        with untouched(captured.call), torch.no_grad():
-            try:
-                result = captured.call(*values[:count], **kwargs)
-            except Exception as error:
-                shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-                raise VerificationError(
-                    f"the original model fails on an input made for verification ({shapes}): {error}. "
-                    "Compile with verify=False and compare Compiled.run with the model yourself."
-                ) from error
-        names = leaves(self.plan.output_structure)
-        flat = torch.utils._pytree.tree_leaves(result)
-        return {
-            leaf["tensor"]: _to_numpy(value)
-            for leaf, value in zip(names, flat, strict=True)
-            if "tensor" in leaf
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bundle:
-    """A bundle on disk: what `Compiled.save` wrote and `load` read."""
-
-    directory: Path
-    plan: Plan
-
-    def serve(self, **options: Any) -> Endpoint:
-        """See `slicewise.serve`."""
-        return targets.load(self.plan.target).serve(self.directory, self.plan, **options)
-
-
-def load(directory: str | Path) -> Bundle:
-    """The bundle in a directory. Raises `BundleError`."""
-    path = Path(directory)
-    plan_file = path / "plan.json"
-    if not plan_file.is_file():
-        raise BundleError(f"{path} holds no plan.json; is it a bundle that Compiled.save() wrote?")
-    return Bundle(directory=path.resolve(), plan=Plan.from_json(plan_file.read_text()))
 
 
 def serve(directory: str | Path, **options: Any) -> Endpoint:
@@ -307,51 +182,6 @@ def _fitting(
     return apply_splits(program, splits), splits
 
 
-def _is_replaceable(directory: Path, overwrite: bool) -> bool:
-    empty = not any(directory.iterdir())
-    return empty or (overwrite and _holds_bundle(directory))
-
-
-def _holds_bundle(directory: Path) -> bool:
-    """Whether a bundle of any version is here: other programs call their files plan.json too."""
-    try:
-        plan = json.loads((directory / "plan.json").read_text())
-        return (directory / "functions").is_dir() and {"schema", "slices"} <= plan.keys()
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _replace(destination: Path, building: Path) -> None:
-    """Move `building` to `destination`; what was there goes only when the move has succeeded."""
-    old = building.with_name(f"{building.name}-old")
-    if destination.exists():
-        destination.rename(old)
-    try:
-        building.rename(destination)
-    except BaseException:
-        if old.exists():
-            old.rename(destination)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _measured(compiled: Compiled) -> Compiled:
-    """With the peak memory that each slice really took; unchanged where it cannot be measured."""
-    from slicewise.codegen.handlers import render
-
-    plan = compiled.plan
-    request = largest_input(plan, compiled._example())
-    target = targets.load(plan.target)
-    with tempfile.TemporaryDirectory(prefix="slicewise-") as scratch:
-        directory = Path(scratch)
-        target.write_bundle(plan, render(plan), Path(compiled._workspace.name), directory)
-        peaks = target.measure_memory(directory, plan, request)
-    if peaks is None:
-        return compiled
-    slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
-    return replace(compiled, plan=replace(plan, slices=slices))
-
-
 def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:
     program = captured.program
     return ModelInfo(
@@ -359,19 +189,3 @@ def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:
         parameters=sum(parameter.numel() for parameter in program.parameters()),
         weight_bytes=graph.weight_bytes,
     )
-
-
-def _to_numpy(value: Any) -> np.ndarray:
-    """A tensor as a numpy array; bfloat16, which numpy lacks, as float32."""
-    if hasattr(value, "detach"):
-        value = value.detach()
-        if str(value.dtype) == "torch.bfloat16":
-            value = value.float()
-        return np.asarray(value.numpy())
-    return np.asarray(value)
-
-
-def _to_torch(array: np.ndarray, dtype: str) -> Any:
-    import torch
-
-    return torch.from_numpy(np.array(array)).to(getattr(torch, dtype))

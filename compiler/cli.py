@@ -108,7 +108,7 @@ def compile_command(
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json.")
 def inspect(directory: Path, as_json: bool) -> None:
     """Show the plan of a bundle."""
-    from slicewise.api import load
+    from slicewise.compiled import load
 
     plan = load(directory).plan
     if as_json:

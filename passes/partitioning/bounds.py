@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicewise.passes.partitioning.problem import Problem
+from slicewise.passes.partitioning.problem import Problem, even_weights
 
 Array = NDArray[Any]
 
@@ -47,8 +47,8 @@ def lower_bound(problem: Problem, order: Sequence[int], *, deadline: float) -> i
     position[list(order)] = np.arange(problem.size)
     best = 0
     groups: list[_Group] | None = None
-    for resource, (_, cap) in enumerate(problem.resources):
-        full = _weights(problem, resource)
+    for amounts, cap in problem.resources:
+        full = even_weights(problem, amounts)
         if int(full.sum()) <= cap or cap <= 0:
             continue
         groups = groups or _groups(problem, order, position.tolist(), deadline)
@@ -101,16 +101,6 @@ def _weigh(groups: Sequence[_Group], order: Sequence[int], weights: Array) -> No
     for group in groups:
         group.low = int(before[group.begin])
         group.high = group.low + int(weights[list(group.free)].sum())
-
-
-def _weights(problem: Problem, resource: int) -> Array:
-    """A load per node whose sum over a slice is at most what the slice holds."""
-    amounts, _ = problem.resources[resource]
-    weights = np.zeros(problem.size, dtype=np.int64)
-    for load, amount in zip(problem.loads, amounts, strict=True):
-        for node in load.users:
-            weights[node] += amount // len(load.users)
-    return weights
 
 
 def _groups(

@@ -11,6 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Assignment = list[int]  # the slice of every node
 
@@ -162,3 +166,14 @@ def fewest_slices(problem: Problem) -> int:
         if cap > 0:
             fewest = max(fewest, -(-sum(amounts) // cap))
     return fewest
+
+
+def even_weights(problem: Problem, amounts: Sequence[int]) -> NDArray[Any]:
+    """A load per node whose sum over a slice is at most what the slice holds: shared ones split."""
+    import numpy as np
+
+    weights = np.zeros(problem.size, dtype=np.int64)
+    for load, amount in zip(problem.loads, amounts, strict=True):
+        for node in load.users:
+            weights[node] += amount // len(load.users)
+    return weights

@@ -13,6 +13,8 @@ from slicewise.passes.partitioning.problem import (
     Assignment,
     Problem,
     cost,
+    even_weights,
+    fewest_slices,
     fits,
     lift,
     slice_bound,
@@ -42,8 +44,11 @@ def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, 
     """The optimum of a `Problem` for the slices of `ops` ops: reduce, cut orders, refine, prove."""
     small = reduce(problem)
     fallback: Assignment | None = None
-    best = heuristic(small, deadline=deadline, seed=seed)
+    least = _narrow_bound(small, deadline)
+    best = heuristic(small, deadline=deadline, seed=seed, least=least)
     bytes_best = None if best is None else cost(small, best)
+    if best is not None and _is_settled(small, best, least):
+        return Found(lift(small, best, ops), least, True, "bottlenecks")
     if best is not None and bytes_best is not None:
         joined = join_uncuttable(small, bytes_best)
         fallback = lift(small, best, ops)
@@ -51,13 +56,34 @@ def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, 
             best = restrict(small, joined, best)
             small = reduce(joined)
             best = None if best is None else restrict(joined, small, best)
-    found = _prove(small, best, bytes_best, deadline=deadline, workers=workers, seed=seed)
+    found = _prove(small, best, bytes_best, least, deadline=deadline, workers=workers, seed=seed)
     if found.slice_of is not None:
         fallback = lift(small, found.slice_of, ops)
     return Found(fallback, found.lower_bound, found.closed, found.method)
 
 
-def heuristic(problem: Problem, *, deadline: float, seed: int) -> Assignment | None:
+def _narrow_bound(problem: Problem, deadline: float) -> int:
+    """The bound along bottlenecks: cheap, so it comes first."""
+    from slicewise.passes.partitioning.segments import segment_bound
+
+    until = time.monotonic() + (deadline - time.monotonic()) / 2
+    return max(
+        (
+            segment_bound(problem, even_weights(problem, amounts), cap, deadline=until)
+            for amounts, cap in problem.resources
+        ),
+        default=0,
+    )
+
+
+def _is_settled(problem: Problem, best: Assignment, least: int) -> bool:
+    """Whether neither bytes nor slices can be fewer."""
+    return max(best, default=-1) < fewest_slices(problem) and cost(problem, best) <= least
+
+
+def heuristic(
+    problem: Problem, *, deadline: float, seed: int, least: int = -1
+) -> Assignment | None:
     """The best of several cuts along topological orders, refined; None if none keeps the caps."""
     if has_one_order(problem):
         return cut_order(problem, range(problem.size))
@@ -67,11 +93,12 @@ def heuristic(problem: Problem, *, deadline: float, seed: int) -> Assignment | N
         found = cut_order(problem, order)
         if found is None:
             continue
-        found = refine(problem, found, deadline=deadline, seed=seed)
+        if not _is_settled(problem, found, least):
+            found = refine(problem, found, deadline=deadline, seed=seed)
         value = cost(problem, found)
         if best is None or (value, max(found)) < (best_bytes, max(best)):
             best, best_bytes = found, value
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or _is_settled(problem, best, least):
             break
     return best
 
@@ -80,20 +107,23 @@ def _prove(
     problem: Problem,
     best: Assignment | None,
     best_bytes: int | None,
+    least: int,
     *,
     deadline: float,
     workers: int,
     seed: int,
 ) -> Found:
+    """Proofs from the cheapest to the dearest; `least` is a lower bound that is known already."""
     if best is not None and best_bytes is not None and has_one_order(problem):
         return Found(best, best_bytes, True, "one order")
     exhausted = _over_prefixes(problem, best_bytes, deadline)
     if exhausted.closed:
         return exhausted
-    bound = exhausted.lower_bound
+    bound = max(least, exhausted.lower_bound)
     if exhausted.slice_of is not None:
         best, best_bytes = exhausted.slice_of, cost(problem, exhausted.slice_of)
-    bound = max(bound, _cut_bound(problem, best, deadline))
+    if best_bytes is None or bound < best_bytes:
+        bound = max(bound, _cut_bound(problem, best, deadline))
     if best is not None and best_bytes is not None and bound >= best_bytes:
         return Found(best, best_bytes, True, "minimum cuts")
     slices = slice_bound(problem)

@@ -21,7 +21,7 @@ from slicewise.passes.partitioning.bounds import lower_bound
 from slicewise.passes.partitioning.ground import Ground, ground
 from slicewise.passes.partitioning.ideals import lattice
 from slicewise.passes.partitioning.order import orders
-from slicewise.passes.partitioning.problem import cost, fits, slice_bound
+from slicewise.passes.partitioning.problem import cost, even_weights, fits, slice_bound
 from slicewise.passes.partitioning.recompute import layout_cost, measures, obeys, relaxation
 from tests.passes.graphs import best_partition, crossing, op_graphs, slice_is_allowed
 
@@ -246,7 +246,7 @@ def test_every_prefix_weighs_what_its_group_says(graph: OpGraph, cap: int):
     limits, overheads = limits_and_overheads(cap, None, None, 0.0, None)
     problem = relaxation(ground(graph, limits, overheads))
     found = lattice(problem, 10_000, time.monotonic() + 10)
-    weights = bounds._weights(problem, 0)
+    weights = even_weights(problem, problem.resources[0][0])
     assert found is not None
 
     for order in orders(problem):

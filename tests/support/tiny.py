@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from slicewise.analyse import Signature, analyse
-from slicewise.api import _to_numpy
 from slicewise.capture import Captured, capture
 from slicewise.codegen.carve import carve
 from slicewise.codegen.convert import Converted, convert
+from slicewise.compiled import _to_numpy
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits
 from slicewise.plan import Certificate, ModelInfo, Plan, Slice, TransportRule

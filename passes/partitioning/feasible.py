@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from slicewise.errors import InfeasibleError
 from slicewise.limits import MB
 from slicewise.passes.partitioning.ground import Ground, measure
+
+_FEW_OPS = 200  # ops up to which the smallest memory that works is searched for
+_TRYING = 3.0  # seconds for that
 
 
 def refuse_impossible(base: Ground) -> None:
@@ -92,23 +98,53 @@ def _too_large(base: Ground, op: int, need: int) -> InfeasibleError:
     name = base.graph.ops[op].name
     assert base.limits.memory_mb is not None
     needed = -(-(need + base.overheads.memory_bytes) // MB)
-    alone = _alone_memory_mb(base)
+    smallest, says = _smallest_memory_mb(base)
     return InfeasibleError(
         f"Op {name!r} needs {_mb(need)} of memory for its weights, inputs, outputs and scratch; "
         f"with {_mb(base.overheads.memory_bytes)} of overhead that is more than the limit of "
-        f"{base.limits.memory_mb} MB. Raise memory_mb to {alone}, or split the op.",
+        f"{base.limits.memory_mb} MB. Raise memory_mb to {says}, or split the op.",
         op=name,
         limit_name="memory_mb",
         needed=needed,
         limit=base.limits.memory_mb,
-        smallest_limit=alone,
+        smallest_limit=smallest,
     )
 
 
-def _alone_memory_mb(base: Ground) -> int:
-    """A memory limit with which every op fits a slice of its own."""
+def _smallest_memory_mb(base: Ground) -> tuple[int, str]:
+    """A memory limit that works, and how to say so: "N" if none below does, else "N at most".
+
+    With a slice for every op, the largest op decides. Ops in one slice may take less, for they send
+    each other nothing: that is tried where graphs are small.
+    """
     most = max(measure(base, [op]).memory for op in range(len(base.uses)))
-    return -(-(most + base.overheads.memory_bytes) // MB)
+    least = max(_least_memory(base, op) for op in range(len(base.uses)))
+    high = -(-(most + base.overheads.memory_bytes) // MB)
+    low = -(-(least + base.overheads.memory_bytes) // MB)
+    slices = base.limits.max_slices
+    if slices is not None and slices < len(base.uses):
+        return high, f"about {high}"  # more, if so few slices must hold the ops
+    if len(base.uses) <= _FEW_OPS:
+        low, high = _narrow(base, low, high)
+    return high, f"{high}" if low >= high else f"{high} at most"
+
+
+def _narrow(base: Ground, low: int, high: int) -> tuple[int, int]:
+    """The same limits nearer to each other: the lower ones do not work, the upper one does."""
+    from slicewise.passes.partitioning.search import search
+
+    until = time.monotonic() + _TRYING
+    while low < high:
+        middle = (low + high) // 2
+        tried = replace(base, limits=replace(base.limits, memory_mb=middle))
+        found = search(tried, deadline=until, workers=1, seed=0)
+        if found.layout is not None:
+            high = middle
+        elif found.closed:
+            low = middle + 1
+        else:
+            break
+    return low, high
 
 
 def too_few_slices(base: Ground, enough: int, smallest: bool) -> InfeasibleError:
@@ -143,12 +179,12 @@ def unplaceable(base: Ground, *, proven: bool) -> InfeasibleError:
     if memory_cap is not None:
         worst = max(range(len(alone)), key=lambda op: alone[op].memory)
         if alone[worst].memory > memory_cap:
-            smallest = _alone_memory_mb(base)
+            smallest, says = _smallest_memory_mb(base)
             name = base.graph.ops[worst].name
             return InfeasibleError(
                 f"{start}: op {name!r} in a slice of its own takes {_mb(alone[worst].memory)} "
                 f"besides {_mb(base.overheads.memory_bytes)} of overhead, and the limit is "
-                f"{base.limits.memory_mb} MB. Raise memory_mb to {smallest}.",
+                f"{base.limits.memory_mb} MB. Raise memory_mb to {says}.",
                 op=name,
                 limit_name="memory_mb",
                 needed=smallest,

@@ -1,4 +1,4 @@
-"""A better assignment while time lasts: annealing, and windows of slices solved anew, in turns."""
+"""A better assignment while time lasts: annealing, windows of slices, and the whole, in turns."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from slicewise.passes.partitioning.anneal import anneal
 from slicewise.passes.partitioning.problem import Assignment, Problem, cost
 
 _ROUND = 6.0  # seconds of annealing before windows are tried again
+_WHOLE = 4.0  # and to solve all of them
+_MOST_VARIABLES = 60_000
 _WINDOW = 4.0  # seconds to solve some neighbouring slices
 
 
@@ -31,6 +33,19 @@ def improve(
         if cost(problem, best) < before or settled != before:
             best = _solve_windows(problem, best, deadline=deadline, workers=workers, seed=seed)
             settled = cost(problem, best)
+        seconds = min(_WHOLE * (1 + turn), deadline - time.monotonic())
+        if seconds > 0 and problem.size * (max(best) + 1) <= _MOST_VARIABLES:
+            outcome = exact.solve(
+                problem,
+                max(best) + 1,
+                hint=best,
+                best=cost(problem, best),
+                least=least,
+                seconds=seconds,
+                workers=workers,
+                seed=seed + turn,
+            )
+            best = best if outcome.slice_of is None else outcome.slice_of
     return best
 
 

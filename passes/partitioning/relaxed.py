@@ -25,8 +25,8 @@ from slicewise.passes.partitioning.refine import refine
 MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
 _FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
 _MOST_PREFIXES = 400_000
-_FIRST_SHARE = 0.25  # of the time for a first proof; then assignments are improved
-_IMPROVING = 0.7  # of the rest; what is left proves again
+_FIRST_SHARE = 0.2  # of the time for a first proof; then assignments are improved
+_IMPROVING = 0.8  # of the rest; what is left proves again
 _MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
 
 

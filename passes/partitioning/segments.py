@@ -27,10 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.passes.partitioning.problem import Problem
+from slicewise.passes.partitioning.twins import twins
 
 Array = NDArray[Any]
 
 _MOST_NODES = 62  # of a segment: bits of a word
+_MANY_NODES = 16  # of a segment: from here on it is worth looking for equal branches
 _MOST_PREFIXES = 100_000  # of a segment
 
 
@@ -105,10 +107,12 @@ def _segment(problem: Problem, weights: Array, start: int, stop: int, low: int) 
     count = stop - start
     if count > _MOST_NODES:
         return None
+    twin = twins(problem, weights.tolist(), start, stop) if count >= _MANY_NODES else {}
     masks, held = np.zeros(1, dtype=np.int64), np.full(1, low, dtype=np.int64)
     near = 0 if start == 0 else 1 << 61
     for node in range(start, stop):
-        need = _bits(problem.preds[node], start)
+        before = (*problem.preds[node], twin[node]) if node in twin else problem.preds[node]
+        need = _bits(tuple(dict.fromkeys(before)), start)
         grown = (masks & need) == need
         masks = np.concatenate((masks, masks[grown] | (1 << (node - start))))
         held = np.concatenate((held, held[grown] + weights[node]))

@@ -343,6 +343,23 @@ def test_names_the_smallest_memory_limit_that_works():
     partition(graph, Limits(memory_mb=smallest), overheads=overheads)
 
 
+def test_no_memory_below_the_one_it_names_works():
+    """Every op in a slice of its own would need 305 MB, for what is received and sent counts twice."""
+    graph, overheads = (
+        chain(1 * MB, 90 * MB, 5 * MB, 5 * MB),
+        Overheads(memory_bytes=110 * MB, edge_factor=1.0),
+    )
+
+    with pytest.raises(InfeasibleError, match=r"Raise memory_mb to \d+, or split") as caught:
+        partition(graph, Limits(memory_mb=150), overheads=overheads)
+
+    smallest = caught.value.smallest_limit
+    assert smallest is not None
+    partition(graph, Limits(memory_mb=smallest), overheads=overheads)
+    with pytest.raises(InfeasibleError):
+        partition(graph, Limits(memory_mb=smallest - 1), overheads=overheads)
+
+
 def test_names_the_number_of_slices_that_works():
     graph = chain(1, 1, 1, 1, 1, weight=60 * MB)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slicewise.passes.partitioning import segments
 from slicewise.passes.partitioning.anneal import anneal
 from slicewise.passes.partitioning.improve import improve
 from slicewise.passes.partitioning.problem import (
@@ -63,6 +65,42 @@ def narrow_problem(pick: random.Random) -> Problem:
     )
 
 
+def twin_problem(pick: random.Random) -> Problem:
+    """One or two bunches of chains between bottlenecks, many of them equal, some nearly."""
+    preds: list[list[int]] = [[]]
+    size_of, held = [pick.randint(0, 6)], [pick.randint(0, 4)]
+    kinds = [(pick.randint(0, 6), pick.randint(0, 6), pick.randint(0, 4)) for _ in range(2)]
+    while len(preds) < 7:
+        root, ends = len(preds) - 1, []
+        length = pick.choice((1, 2))
+        for _ in range(pick.randint(2, 4 if length == 1 else 3)):
+            first, second, weight = pick.choice(kinds)
+            for step in range(length):
+                preds.append([root if step == 0 else len(preds) - 1])
+                if step and pick.random() < 0.2:
+                    preds[-1].append(root)
+                size_of.append(second if step else first)
+                held.append(weight)
+            ends.append(len(preds) - 1)
+        preds.append(ends if pick.random() < 0.7 else [*ends, root])
+        size_of.append(pick.randint(0, 6))
+        held.append(pick.randint(0, 4))
+    size = len(preds)
+    succs = [tuple(v for v in range(size) if u in preds[v]) for u in range(size)]
+    nets = []
+    for node, after in enumerate(succs):
+        split = pick.randint(0, len(after)) if pick.random() < 0.3 else len(after)
+        for readers in {after[:split], after[split:]} - {()}:
+            nets.append(Net(size_of[node], node, readers))
+    return Problem(
+        ops=tuple((node,) for node in range(size)),
+        succs=tuple(succs),
+        nets=tuple(nets),
+        loads=tuple(Load(amount, 0, (node,)) for node, amount in enumerate(held)),
+        weight_cap=max(4, *held) + pick.randint(0, 8),
+    )
+
+
 def fewest_bytes(problem: Problem) -> int:
     """Over all pairs of prefixes, as the definition says."""
     size, cap = problem.size, problem.weight_cap
@@ -101,6 +139,16 @@ def check_bound(problem: Problem) -> tuple[int, int]:
 @given(st.integers(0, 1 << 32))
 def test_the_bound_along_bottlenecks_holds(seed: int):
     check_bound(narrow_problem(random.Random(seed)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_the_bound_holds_and_stays_the_same_without_equal_branches(seed: int):
+    problem = twin_problem(random.Random(seed))
+    with mock.patch.object(segments, "_MANY_NODES", 1):
+        bound, _ = check_bound(problem)
+
+    assert check_bound(problem)[0] == bound
 
 
 @settings(max_examples=100, deadline=None)

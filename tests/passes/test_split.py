@@ -358,7 +358,8 @@ def test_pieces_cover_the_axis_once_and_each_fits(
     split_weights = {split.weight for split in splits}
     for op in graph.ops:
         held = sum(graph.weight[name].bytes for name in op.weights)
-        assert held <= weight_bytes or split_weights.intersection(op.weights)
+        splittable = any(ways(graph, op, graph.weight[name]) for name in op.weights)
+        assert held <= weight_bytes or split_weights.intersection(op.weights) or not splittable
     for split in splits:
         assert 2 <= len(split.sizes) <= MAX_PIECES
         assert min(split.sizes) >= 1

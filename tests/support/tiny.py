@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slicewise.analyse import Signature, analyse
+from slicewise.analyse import analyse
 from slicewise.capture import Captured, capture
 from slicewise.codegen.carve import carve
 from slicewise.codegen.convert import Converted, convert
@@ -20,6 +20,7 @@ from slicewise.compiled import _to_numpy
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits
 from slicewise.plan import Certificate, ModelInfo, Plan, Slice, TransportRule
+from slicewise.signature import Signature
 from slicewise.structure import bind, leaves
 from slicewise.verify import Runner
 

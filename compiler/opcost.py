@@ -1,0 +1,82 @@
+"""What ops cost in ONNX Runtime beyond their tensors: views, scratch memory, and which are cheap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from slicewise.sizes import Sizes
+
+HALF = (torch.float16, torch.bfloat16)
+# Ops whose ONNX form shares its input's memory in ONNX Runtime.
+VIEWS = {
+    "aten.view", "aten.reshape", "aten._unsafe_view", "aten.unsqueeze", "aten.squeeze",
+    "aten.flatten", "aten.clone", "aten.alias", "aten.detach", "aten.contiguous",
+}  # fmt: skip
+# Ops that only move, widen or make numbers: a slice may run them again instead of receiving them.
+_MOVES = VIEWS | {
+    "aten.expand", "aten.transpose", "aten.permute", "aten.t", "aten.slice", "aten.select",
+    "aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unbind", "aten.index", "aten.gather",
+    "aten.repeat", "aten.tile", "aten._to_copy", "aten.to", "prims.convert_element_type",
+    "aten.arange", "aten.full", "aten.full_like", "aten.zeros", "aten.zeros_like", "aten.ones",
+    "aten.ones_like", "aten.new_ones", "aten.new_zeros", "aten.new_full", "aten.scalar_tensor",
+    "aten.empty", "aten.sym_size", "aten.sym_numel", "aten.tril", "aten.triu",
+}  # fmt: skip
+# Element by element: cheap to run again when small, as masks and position ids are.
+_ELEMENTWISE = {
+    "aten.add", "aten.sub", "aten.rsub", "aten.mul", "aten.div", "aten.neg", "aten.abs", "aten.eq",
+    "aten.ne", "aten.lt", "aten.le", "aten.gt", "aten.ge", "aten.bitwise_and", "aten.bitwise_or",
+    "aten.bitwise_not", "aten.logical_and", "aten.logical_or", "aten.logical_not", "aten.where",
+    "aten.masked_fill", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.minimum",
+    "aten.maximum", "aten.log", "aten.exp", "aten.cos", "aten.sin", "aten.floor", "aten.remainder",
+}  # fmt: skip
+_SMALL_BYTES = 1 << 20
+
+
+def is_cheap(base: str, value: Any, sizes: Sizes) -> bool:
+    """Whether running the op again costs next to nothing, compared with a message."""
+    if not isinstance(value, torch.Tensor):
+        return base in _MOVES or not isinstance(value, (tuple, list))
+    small = sizes.elements(value, "max") * value.element_size() <= _SMALL_BYTES
+    return base in _MOVES or (base in _ELEMENTWISE and small)
+
+
+def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
+    """Memory that ONNX Runtime needs for an op beyond its inputs and outputs, at the largest sizes.
+
+    Measured per op (onnxruntime 1.31): attention is computed in steps that each write all scores
+    (mask as numbers, product, sum, softmax, and which of them are NaN) beside scaled and transposed
+    copies of query and key; convolutions run on a copy of the image in blocks of channels; a
+    recurrent layer works on a copy with time first.
+    """
+    if "scaled_dot_product_attention" in kind:
+        query, key = (n.meta["val"] for n in argument_nodes(node)[:2])  # may be the same
+        rows = sizes.elements(query[..., 0], "max")  # batch x heads x queries
+        keys = sizes.elements(key[..., 0], "max") // max(1, sizes.elements(key[..., 0, 0], "max"))
+        masked = len(node.args) > 3 and node.args[3] is not None
+        scores = rows * keys * (4.25 if masked else 3.25)
+        copies = sizes.elements(query, "max") + 2 * sizes.elements(key, "max")
+        return int((scores + copies) * item_bytes(query))
+    if kind.startswith(("aten.conv", "aten._convolution")):
+        image, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
+        larger = max(sizes.elements(image, "max"), sizes.elements(result, "max"))
+        return larger * item_bytes(image)
+    if kind.startswith(("aten.lstm", "aten.gru")):
+        sequence, result = node.all_input_nodes[0].meta["val"], node.meta["val"][0]
+        both = sizes.elements(sequence, "max") + sizes.elements(result, "max")
+        return both * item_bytes(sequence)
+    return 0
+
+
+def item_bytes(value: torch.Tensor) -> int:
+    """Bytes per element in a running function; half precision is computed in float32."""
+    return 4 if value.dtype in HALF else value.element_size()
+
+
+def argument_nodes(node: fx.Node) -> list[fx.Node]:
+    """The nodes among the arguments, in order, repeated where they are."""
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n))
+    return found

@@ -9,6 +9,7 @@ of slices are covered at once.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,11 @@ class Evictable:
 
 def lattice(problem: Problem, most: int, deadline: float) -> Lattice | None:
     """All ideals, or None when there are more than `most`."""
-    if 2 ** sum(not before for before in problem.preds) > most:  # any set of sources is one
+    depth: list[int] = []
+    for before in problem.preds:
+        depth.append(max((1 + depth[other] for other in before), default=0))
+    widest = max(Counter(depth).values(), default=0)
+    if 2**widest > most:  # any set of nodes of one depth, with all that they need, is one
         return None
     need = [sum(1 << other for other in before) for before in problem.preds]
     number = {0: 0}

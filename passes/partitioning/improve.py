@@ -8,10 +8,10 @@ from slicewise.passes.partitioning import exact
 from slicewise.passes.partitioning.anneal import anneal
 from slicewise.passes.partitioning.problem import Assignment, Problem, cost
 
-_ROUND = 6.0  # seconds of annealing before windows are tried again
-_WHOLE = 4.0  # and to solve all of them
+_ROUND = 4.0  # seconds of annealing before windows are tried again
+_WHOLE = 12.0  # and to solve all of them
 _MOST_VARIABLES = 60_000
-_WINDOW = 4.0  # seconds to solve some neighbouring slices
+_WINDOW = 2.0  # seconds to solve some neighbouring slices
 
 
 def improve(
@@ -30,10 +30,7 @@ def improve(
         until = min(deadline, time.monotonic() + _ROUND * (1 + turn))
         best = anneal(problem, best, deadline=until, seed=seed + turn, least=least)
         turn += 1
-        if cost(problem, best) < before or settled != before:
-            best = _solve_windows(problem, best, deadline=deadline, workers=workers, seed=seed)
-            settled = cost(problem, best)
-        seconds = min(_WHOLE * (1 + turn), deadline - time.monotonic())
+        seconds = min(_WHOLE * turn, deadline - time.monotonic())
         if seconds > 0 and problem.size * (max(best) + 1) <= _MOST_VARIABLES:
             outcome = exact.solve(
                 problem,
@@ -46,6 +43,9 @@ def improve(
                 seed=seed + turn,
             )
             best = best if outcome.slice_of is None else outcome.slice_of
+        if cost(problem, best) < before or settled != before:
+            best = _solve_windows(problem, best, deadline=deadline, workers=workers, seed=seed)
+            settled = cost(problem, best)
     return best
 
 

@@ -181,7 +181,7 @@ def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> in
         tried.append(sorted(range(problem.size), key=lambda node: (best[node], node)))
     # With the unread nodes last, prefixes that miss one of them early need no thought.
     tried += [sorted(order, key=lambda node: not problem.succs[node]) for order in tried]
-    until = time.monotonic() + (deadline - time.monotonic()) / 4
+    until = time.monotonic() + (deadline - time.monotonic()) / 8
     bound = 0
     for order in tried:
         if time.monotonic() < until:

@@ -186,7 +186,7 @@ def best_layout_bytes(base: Ground) -> float:
     return best
 
 
-@settings(QUICK, max_examples=80)
+@settings(QUICK, max_examples=50)
 @given(op_graphs(most=5, cheap=True), st.integers(4, 16), st.integers(14, 60))
 def test_proofs_with_recomputation_under_memory_limits_hold(
     graph: OpGraph, cap: int, memory: int
@@ -204,7 +204,7 @@ def test_proofs_with_recomputation_under_memory_limits_hold(
         assert found.cross_slice_bytes == wanted
 
 
-@QUICK
+@settings(QUICK, max_examples=50)
 @given(op_graphs(), st.integers(4, 16), st.one_of(st.none(), st.integers(1, 4)))
 def test_cp_sat_alone_reaches_the_optimum(graph: OpGraph, cap: int, slices: int | None):
     limits, overheads = limits_and_overheads(cap, None, slices, 0.0, None)
@@ -344,7 +344,7 @@ def test_names_the_smallest_memory_limit_that_works():
 
 
 def test_no_memory_below_the_one_it_names_works():
-    """Every op in a slice of its own would need 305 MB, for what is received and sent counts twice."""
+    """Ops together may take less than the largest of them alone: they send each other nothing."""
     graph, overheads = (
         chain(1 * MB, 90 * MB, 5 * MB, 5 * MB),
         Overheads(memory_bytes=110 * MB, edge_factor=1.0),

@@ -90,8 +90,8 @@ def twin_problem(pick: random.Random) -> Problem:
     nets = []
     for node, after in enumerate(succs):
         split = pick.randint(0, len(after)) if pick.random() < 0.3 else len(after)
-        for readers in {after[:split], after[split:]} - {()}:
-            nets.append(Net(size_of[node], node, readers))
+        parts = {after[:split], after[split:]} - {()}
+        nets += [Net(size_of[node], node, readers) for readers in parts]
     return Problem(
         ops=tuple((node,) for node in range(size)),
         succs=tuple(succs),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from slicewise.cost import CostModel
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
 
@@ -71,6 +72,10 @@ class Target(Protocol):
 
     def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
         """The rule for the allowed transports (None: all). Raises `LimitsError`."""
+        ...
+
+    def cost_model(self) -> CostModel:
+        """What calls, transports and functions take and cost."""
         ...
 
     def overheads(self, rule: TransportRule) -> Overheads:

@@ -45,7 +45,7 @@ def write_bundle(
     manifest = {
         **handlers.manifest,
         "functions": slice_functions,
-        "timeout_s": profile.timeout_s,
+        "timeout_s": profile.limits.timeout_s,
     }
     (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
@@ -55,7 +55,7 @@ def write_bundle(
             "package": f"functions/{part.name}",
             "handler": "handler.handler",
             "memory_mb": part.memory_mb,
-            "timeout_s": profile.timeout_s,
+            "timeout_s": profile.limits.timeout_s,
         }
         for part in plan.slices
     ]
@@ -64,8 +64,8 @@ def write_bundle(
             "name": coordinator,
             "package": f"functions/{COORDINATOR}",
             "handler": "handler.handler",
-            "memory_mb": profile.coordinator_memory_mb,
-            "timeout_s": min(900, profile.timeout_s * len(plan.stages)),
+            "memory_mb": profile.coordinator.memory_mb,
+            "timeout_s": min(900, profile.limits.timeout_s * len(plan.stages)),
         }
     )
     (directory / "functions.json").write_text(

@@ -41,8 +41,8 @@ def serve(
     platform = Platform(
         functions,
         buckets=(BUCKET,),
-        package_limit_bytes=int(profile.package_mb_max * MB),
-        runtime_package_bytes=int(profile.runtime_package_mb * MB),
+        package_limit_bytes=int(profile.limits.package_mb_max * MB),
+        runtime_package_bytes=int(profile.runtime.package_mb * MB),
         **options,
     )
     platform.start()

@@ -25,7 +25,9 @@ def measure_memory(
     size ONNX Runtime uses one thread, and so the same memory.
     """
     try:
-        endpoint = serve(directory, plan, profile, at_least_memory_mb=profile.memory_mb_default)
+        endpoint = serve(
+            directory, plan, profile, at_least_memory_mb=profile.limits.memory_mb_default
+        )
     except TargetError:
         return None
     with endpoint:

@@ -1,66 +1,214 @@
-"""The profile: Lambda's limits and speeds as data (profile.toml), read into one frozen value."""
+"""The profile: Lambda's limits, speeds and prices as data (profile.toml), read into one checked value.
+
+A user's file is laid over the one that ships with slicewise, so it needs only what differs.
+"""
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic import ValidationError as Invalid
 
 from slicewise.errors import TargetError
 
 MB = 1024 * 1024
+_P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """The numbers of profile.toml; sizes in the unit that the name says."""
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    memory_mb_min: int
-    memory_mb_max: int
-    memory_mb_default: int
-    package_mb_max: float
-    payload_bytes_max: int
-    timeout_s: int
-    mb_per_vcpu: int
-    runtime_package_mb: float
-    runtime_memory_mb: float
-    buffer_factor: float
-    coordinator_memory_mb: int
-    payload_threshold_bytes: int
+
+class Spread(_Part):
+    """A latency, ms, as a log-normal distribution through two percentiles."""
+
+    p50: PositiveFloat
+    p99: PositiveFloat
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Spread:
+        if self.p99 < self.p50:
+            raise ValueError(f"p99 ({self.p99:g}) is below p50 ({self.p50:g})")
+        return self
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the logarithm."""
+        return math.log(self.p99 / self.p50) / _P99
+
+    @property
+    def mean(self) -> float:
+        """Expected milliseconds."""
+        return self.p50 * math.exp(self.sigma**2 / 2)
+
+
+class LimitsPart(_Part):
+    """What the platform allows, and what we assume that an account has."""
+
+    memory_mb_min: PositiveInt
+    memory_mb_max: PositiveInt
+    memory_mb_default: PositiveInt
+    package_mb_max: PositiveFloat
+    payload_bytes_max: PositiveInt
+    timeout_s: PositiveInt
+
+
+class CpuPart(_Part):
+    """CPU share = memory / mb_per_vcpu."""
+
+    mb_per_vcpu: PositiveInt
+
+
+class NetworkPart(_Part):
+    """Bytes per second of one execution environment, each way."""
+
+    bytes_s: PositiveFloat
+
+
+class RuntimePart(_Part):
+    """What every function holds besides its slice."""
+
+    package_mb: PositiveFloat
+    memory_mb: PositiveFloat
+    buffer_factor: PositiveFloat
+
+
+class CoordinatorPart(_Part):
+    """The function that drives the slices."""
+
+    memory_mb: PositiveInt
+
+
+class CallPart(_Part):
+    """A warm synchronous invocation of a small message; CPU at one vCPU."""
+
+    wait_ms: Spread
+    caller_cpu_ms: NonNegativeFloat
+    cpu_ms: NonNegativeFloat
+
+
+class PayloadPart(_Part):
+    """CPU per raw byte, ns at one vCPU, of tensors within messages."""
+
+    caller_send_cpu_ns: NonNegativeFloat
+    caller_receive_cpu_ns: NonNegativeFloat
+    send_cpu_ns: NonNegativeFloat
+    receive_cpu_ns: NonNegativeFloat
+
+
+class StorePart(_Part):
+    """Time and price of objects: waiting, CPU at one vCPU, US dollars per request and per GB."""
+
+    put_ms: Spread
+    get_ms: Spread
+    put_cpu_ms: NonNegativeFloat
+    get_cpu_ms: NonNegativeFloat
+    put_cpu_ns: NonNegativeFloat
+    get_cpu_ns: NonNegativeFloat
+    put_usd: NonNegativeFloat
+    get_usd: NonNegativeFloat
+    upload_gb_usd: NonNegativeFloat
+    retrieval_gb_usd: NonNegativeFloat
+
+
+class PricesPart(_Part):
+    """US dollars per request, and per GB-second by architecture and region."""
+
+    request_usd: NonNegativeFloat
+    gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
+
+
+class ColdPart(_Part):
+    """What a call takes longer when no environment is warm."""
+
+    placement_ms: NonNegativeFloat
+    init_ms: dict[Literal["x86_64", "arm64"], Spread]
+    import_ms: NonNegativeFloat
+    load_ns: NonNegativeFloat
+
+
+class Profile(_Part):
+    """The numbers of profile.toml; units are in the names."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    region: str
+    architecture: Literal["x86_64", "arm64"]
+    limits: LimitsPart
+    cpu: CpuPart
+    network: NetworkPart
+    runtime: RuntimePart
+    coordinator: CoordinatorPart
+    call: CallPart
+    payload: PayloadPart
+    s3: StorePart
+    s3express: StorePart
+    prices: PricesPart
+    cold: ColdPart
+
+    @property
+    def gb_s_usd(self) -> float:
+        """The price of a GB-second in the profile's region and architecture."""
+        prices = self.prices.gb_s_usd[self.architecture]
+        return prices.get(self.region, prices["default"])
 
 
 @cache
 def default_profile() -> Profile:
     """The profile that ships with slicewise."""
-    return read_profile(Path(__file__).with_name("profile.toml"))
+    return _validated(_read(_DEFAULT), _DEFAULT)
 
 
-def read_profile(path: Path) -> Profile:
-    """A profile from a file. Raises `TargetError` when a number is missing or not positive."""
-    data = tomllib.loads(path.read_text())
+def read_profile(path: str | Path) -> Profile:
+    """The default profile with what the file says differently.
+
+    Raises `TargetError` for a file that cannot be read, unknown names and impossible numbers.
+    """
+    path = Path(path)
+    return _validated(_overlay(_read(_DEFAULT), _read(path)), path)
+
+
+_DEFAULT = Path(__file__).with_name("profile.toml")
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        limits = data["limits"]
-        profile = Profile(
-            memory_mb_min=limits["memory_mb_min"],
-            memory_mb_max=limits["memory_mb_max"],
-            memory_mb_default=limits["memory_mb_default"],
-            package_mb_max=limits["package_mb_max"],
-            payload_bytes_max=limits["payload_bytes_max"],
-            timeout_s=limits["timeout_s"],
-            mb_per_vcpu=data["cpu"]["mb_per_vcpu"],
-            runtime_package_mb=data["runtime"]["package_mb"],
-            runtime_memory_mb=data["runtime"]["memory_mb"],
-            buffer_factor=data["runtime"]["buffer_factor"],
-            coordinator_memory_mb=data["coordinator"]["memory_mb"],
-            payload_threshold_bytes=data["transport"]["payload_threshold_bytes"],
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise TargetError(f"the profile {path} cannot be read: {error}") from error
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _overlay(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _validated(data: dict[str, Any], path: Path) -> Profile:
+    try:
+        return Profile.model_validate(data)
+    except Invalid as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         )
-    except KeyError as error:
         raise TargetError(
-            f"{path} lacks {error}; compare it with the profile of slicewise."
+            f"the profile {path} is not valid: {problems}. "
+            f"Compare it with {_DEFAULT}, where every number is explained."
         ) from error
-    for name in Profile.__dataclass_fields__:
-        value = getattr(profile, name)
-        if not isinstance(value, (int, float)) or value <= 0:
-            raise TargetError(f"{path}: {name} is {value!r}; expected a positive number.")
-    return profile

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slicewise.cost import CostModel
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
 
+from .costs import cost_model, crossover
 from .profile import MB, Profile, default_profile
 from .runtime.rule import Rule, choose
 
@@ -33,9 +35,9 @@ class LambdaTarget:
         profile = self.profile
         given = limits or Limits()
         for field, top in (
-            ("memory_mb", profile.memory_mb_max),
-            ("package_mb", profile.package_mb_max),
-            ("payload_bytes", profile.payload_bytes_max),
+            ("memory_mb", profile.limits.memory_mb_max),
+            ("package_mb", profile.limits.package_mb_max),
+            ("payload_bytes", profile.limits.payload_bytes_max),
         ):
             value = getattr(given, field)
             if value is not None and value > top:
@@ -43,10 +45,10 @@ class LambdaTarget:
                     f"Limits({field}={value:,}) is above Lambda's own limit of {top:,}. "
                     f"Use at most {top:,}."
                 )
-        if given.memory_mb is not None and given.memory_mb < profile.memory_mb_min:
+        if given.memory_mb is not None and given.memory_mb < profile.limits.memory_mb_min:
             raise LimitsError(
                 f"Limits(memory_mb={given.memory_mb}) is below Lambda's smallest function, "
-                f"{profile.memory_mb_min} MB. Use at least {profile.memory_mb_min}."
+                f"{profile.limits.memory_mb_min} MB. Use at least {profile.limits.memory_mb_min}."
             )
         if given.payload_bytes is not None and given.payload_bytes < PAYLOAD_BYTES_MIN:
             raise LimitsError(
@@ -54,8 +56,8 @@ class LambdaTarget:
                 f"Use at least {PAYLOAD_BYTES_MIN}."
             )
         for field, floor, what in (
-            ("memory_mb", profile.runtime_memory_mb, "an interpreter with onnxruntime and boto3"),
-            ("package_mb", profile.runtime_package_mb, "the runtime (onnxruntime and numpy)"),
+            ("memory_mb", profile.runtime.memory_mb, "an interpreter with onnxruntime and boto3"),
+            ("package_mb", profile.runtime.package_mb, "the runtime (onnxruntime and numpy)"),
         ):
             value = getattr(given, field)
             if value is not None and value <= floor:
@@ -65,9 +67,9 @@ class LambdaTarget:
                 )
         return replace(
             given,
-            memory_mb=given.memory_mb or profile.memory_mb_default,
-            package_mb=given.package_mb or profile.package_mb_max,
-            payload_bytes=given.payload_bytes or profile.payload_bytes_max,
+            memory_mb=given.memory_mb or profile.limits.memory_mb_default,
+            package_mb=given.package_mb or profile.limits.package_mb_max,
+            payload_bytes=given.payload_bytes or profile.limits.payload_bytes_max,
         )
 
     def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
@@ -81,17 +83,21 @@ class LambdaTarget:
         assert limits.payload_bytes is not None
         return TransportRule(
             transports=allowed,
-            threshold_bytes=self.profile.payload_threshold_bytes,
+            threshold_bytes=crossover(self.cost_model(), allowed),
             payload_bytes=limits.payload_bytes,
         )
+
+    def cost_model(self) -> CostModel:
+        """What the profile says of times and prices."""
+        return cost_model(self.profile)
 
     def overheads(self, rule: TransportRule) -> Overheads:
         """Interpreter and libraries, and the buffers of the tensors in and out."""
         payload_only = "s3" not in rule.transports
         return Overheads(
-            memory_bytes=int(self.profile.runtime_memory_mb * MB),
-            package_bytes=int(self.profile.runtime_package_mb * MB),
-            edge_factor=self.profile.buffer_factor,
+            memory_bytes=int(self.profile.runtime.memory_mb * MB),
+            package_bytes=int(self.profile.runtime.package_mb * MB),
+            edge_factor=self.profile.runtime.buffer_factor,
             max_edge_bytes=(rule.payload_bytes - 4096) * 3 // 4 - 4096 if payload_only else None,
         )
 
@@ -122,7 +128,7 @@ class LambdaTarget:
         assert limits.memory_mb is not None
         if user is not None and user.memory_mb is not None:
             return user.memory_mb
-        return min(limits.memory_mb, max(self.profile.mb_per_vcpu, -(-needed_bytes // MB)))
+        return min(limits.memory_mb, max(self.profile.cpu.mb_per_vcpu, -(-needed_bytes // MB)))
 
     def write_bundle(self, plan: Plan, handlers: Handlers, slices: Path, directory: Path) -> None:
         """See `bundle.write_bundle`."""

@@ -1,0 +1,235 @@
+"""The cost model: how long the steps of a request take and what they cost, as a target describes them.
+
+A request passes a *caller* (the function that drives the slices) and its slices. Every step is a
+`Step`: waiting, which no memory size changes, and CPU, which a function's share of a vCPU divides. All
+of it adds up, but waiting for objects of one transport: a function fetches (or stores) them together,
+so that it waits for the first byte once.
+
+The caller is paid for as long as the request takes, a slice from the moment its event is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Waiting and CPU of one step: milliseconds, and nanoseconds per byte of the tensor.
+
+    `wait_ms` is the expected value; `sigma` is the standard deviation of its logarithm (log-normal),
+    and only tells percentiles. CPU counts at one full vCPU.
+    """
+
+    wait_ms: float = 0.0
+    sigma: float = 0.0
+    wait_ns: float = 0.0
+    cpu_ms: float = 0.0
+    cpu_ns: float = 0.0
+
+    def cpu(self, size: int) -> float:
+        """CPU for `size` bytes, ms at one vCPU."""
+        return self.cpu_ms + self.cpu_ns * size * 1e-6
+
+    def transfer(self, size: int) -> float:
+        """Waiting for `size` bytes beyond the first, ms."""
+        return self.wait_ns * size * 1e-6
+
+    @property
+    def variance(self) -> float:
+        """Of the waiting, ms squared."""
+        return self.wait_ms**2 * math.expm1(self.sigma**2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transport:
+    """One way for a tensor: out of its slice, through the caller, into every slice that reads it.
+
+    `send` and `collect` (in the caller) happen once, `pass_on` (in the caller) and `receive` once per
+    receiving slice. `max_bytes` bounds one tensor; US dollars are per tensor and per byte.
+    """
+
+    name: str
+    send: Step
+    collect: Step
+    pass_on: Step
+    receive: Step
+    send_usd: float = 0.0
+    send_byte_usd: float = 0.0
+    receive_usd: float = 0.0
+    receive_byte_usd: float = 0.0
+    max_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
+    CPU, `handle` what it costs the slice; `cold` is what a slice's first call takes longer, with
+    `load_ns` per byte of its weights.
+    """
+
+    mb_per_vcpu: int
+    memory_mb_min: int
+    memory_mb_max: int
+    caller_memory_mb: int
+    call: Step
+    handle: Step
+    cold: Step
+    load_ns: float
+    gb_s_usd: float
+    request_usd: float
+    transports: tuple[Transport, ...]
+
+    def share(self, memory_mb: int) -> float:
+        """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""
+        return min(1.0, memory_mb / self.mb_per_vcpu)
+
+    def speed(self, memory_mb: int, parallel: float) -> float:
+        """How much faster than on one vCPU a slice computes, of whose time the part `parallel` scales
+        with threads (Amdahl's law); one thread per full vCPU.
+        """
+        threads = memory_mb // self.mb_per_vcpu
+        if threads <= 1:
+            return self.share(memory_mb)
+        return 1.0 / (1.0 - parallel + parallel / threads)
+
+    def gb_ms_usd(self, memory_mb: int) -> float:
+        """US dollars per millisecond of a function of this size."""
+        return memory_mb / 1024 * self.gb_s_usd * 1e-3
+
+    def transport(self, name: str) -> Transport:
+        """The transport of this name."""
+        return next(found for found in self.transports if found.name == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A tensor that a function receives or sends, by raw bytes."""
+
+    transport: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceTime:
+    """Where the time of one call of a slice goes, expected ms; `caller_ms` is the caller's own.
+
+    `variance` (ms squared) is of all waiting in it, `usd` is without what the caller costs.
+    """
+
+    caller_ms: float
+    receive_ms: float
+    compute_ms: float
+    send_ms: float
+    handle_ms: float
+    variance: float
+    usd: float
+
+    @property
+    def billed_ms(self) -> float:
+        """What the slice is paid for."""
+        return self.receive_ms + self.compute_ms + self.send_ms + self.handle_ms
+
+    @property
+    def total_ms(self) -> float:
+        """What the request takes longer by this call."""
+        return self.caller_ms + self.billed_ms
+
+
+def slice_time(
+    model: CostModel,
+    memory_mb: int,
+    compute_ms: float,
+    received: Sequence[Moved],
+    sent: Sequence[Moved],
+    *,
+    parallel: float = 0.0,
+    inline_sent: Iterable[Moved] = (),
+) -> SliceTime:
+    """One call of a slice that computes `compute_ms` at one vCPU.
+
+    `inline_sent` are outputs that another call pays for already (nothing counts them twice).
+    """
+    share = model.share(memory_mb)
+    caller_share = model.share(model.caller_memory_mb)
+    receive_ms, receive_var = _moving(model, received, "receive", share)
+    send_ms, send_var = _moving(model, [*sent, *inline_sent], "send", share)
+    out_ms, out_var = _moving(model, received, "pass_on", caller_share)
+    in_ms, in_var = _moving(model, sent, "collect", caller_share)
+    handle_ms = model.handle.wait_ms + model.handle.cpu_ms / share
+    compute = compute_ms / model.speed(memory_mb, parallel)
+    billed = receive_ms + compute + send_ms + handle_ms
+    usd = model.request_usd + billed * model.gb_ms_usd(memory_mb)
+    for moved in received:
+        transport = model.transport(moved.transport)
+        usd += transport.receive_usd + transport.receive_byte_usd * moved.bytes
+    for moved in sent:
+        transport = model.transport(moved.transport)
+        usd += transport.send_usd + transport.send_byte_usd * moved.bytes
+    return SliceTime(
+        caller_ms=model.call.wait_ms + model.call.cpu_ms / caller_share + out_ms + in_ms,
+        receive_ms=receive_ms,
+        compute_ms=compute,
+        send_ms=send_ms,
+        handle_ms=handle_ms,
+        variance=model.call.variance + receive_var + send_var + out_var + in_var,
+        usd=usd,
+    )
+
+
+def _moving(
+    model: CostModel, tensors: Sequence[Moved], name: str, share: float
+) -> tuple[float, float]:
+    """Expected ms and variance of moving tensors together: first bytes are waited for once."""
+    total = variance = 0.0
+    first: dict[str, Step] = {}
+    for moved in tensors:
+        step: Step = getattr(model.transport(moved.transport), name)
+        total += step.transfer(moved.bytes) + step.cpu(moved.bytes) / share
+        first[moved.transport] = step
+    if first:
+        longest = max(first.values(), key=lambda step: step.wait_ms)
+        total += longest.wait_ms
+        variance = longest.variance
+    return total, variance
+
+
+def percentile(mean: float, variance: float, deviations: float) -> float:
+    """A percentile of a sum of waits, in standard deviations of the logarithm from the median.
+
+    The sum of log-normal waits is taken as log-normal of the same mean and variance (Fenton, 1960).
+    """
+    if mean <= 0:
+        return mean
+    sigma2 = math.log1p(variance / mean**2)
+    return mean * math.exp(-sigma2 / 2 + deviations * math.sqrt(sigma2))
+
+
+def envelope(
+    lines: Mapping[str, tuple[float, float, int | None]],
+) -> tuple[tuple[str, int | None], ...]:
+    """The cheapest line by size: (name, largest size for which it is), the last may be endless.
+
+    `lines` are (value at 0, value per byte, largest size it may be used for or None) by name.
+    """
+    ends = {most for _, _, most in lines.values() if most is not None}
+    for start, slope, _ in lines.values():
+        for other_start, other_slope, _ in lines.values():
+            if slope > other_slope and start < other_start:
+                ends.add(int((other_start - start) / (slope - other_slope)))
+    found: list[tuple[str, int | None]] = []
+    size = 0
+    for end in (*sorted(ends), None):
+        left = {n: line for n, line in lines.items() if line[2] is None or size <= line[2]}
+        if not left:
+            break
+        name = min(left, key=lambda n: (left[n][0] + left[n][1] * size, left[n][1]))
+        if found and found[-1][0] == name:
+            found.pop()
+        found.append((name, end))
+        size = (end or 0) + 1
+    return tuple(found)

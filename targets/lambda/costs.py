@@ -1,0 +1,102 @@
+"""The profile as a `CostModel`: what calls, transports and functions take and cost on Lambda."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slicewise.cost import CostModel, Step, Transport, envelope
+
+from .profile import Profile, Spread, StorePart
+
+BASE64 = 4 / 3  # bytes that travel per raw byte
+GB = 1024**3
+
+
+def cost_model(profile: Profile) -> CostModel:
+    """Expected times and prices; the coordinator is the caller."""
+    byte_ns = 1e9 / profile.network.bytes_s
+    call, cold = profile.call, profile.cold
+    init = cold.init_ms[profile.architecture]
+    payload = profile.payload
+    inline = Transport(
+        name="payload",
+        send=Step(cpu_ns=payload.send_cpu_ns),
+        collect=Step(wait_ns=byte_ns * BASE64, cpu_ns=payload.caller_receive_cpu_ns),
+        pass_on=Step(wait_ns=byte_ns * BASE64, cpu_ns=payload.caller_send_cpu_ns),
+        receive=Step(cpu_ns=payload.receive_cpu_ns),
+        max_bytes=profile.limits.payload_bytes_max * 3 // 4 - 4096,
+    )
+    return CostModel(
+        mb_per_vcpu=profile.cpu.mb_per_vcpu,
+        memory_mb_min=profile.limits.memory_mb_min,
+        memory_mb_max=profile.limits.memory_mb_max,
+        caller_memory_mb=profile.coordinator.memory_mb,
+        call=_waiting(call.wait_ms, cpu_ms=call.caller_cpu_ms),
+        handle=Step(cpu_ms=call.cpu_ms),
+        cold=_waiting(init, extra_ms=cold.placement_ms + cold.import_ms),
+        load_ns=cold.load_ns,
+        gb_s_usd=profile.gb_s_usd,
+        request_usd=profile.prices.request_usd,
+        transports=(
+            inline,
+            _store("s3", profile.s3, byte_ns),
+            _store("s3express", profile.s3express, byte_ns),
+        ),
+    )
+
+
+def _store(name: str, store: StorePart, byte_ns: float) -> Transport:
+    return Transport(
+        name=name,
+        send=_waiting(
+            store.put_ms, wait_ns=byte_ns, cpu_ms=store.put_cpu_ms, cpu_ns=store.put_cpu_ns
+        ),
+        collect=Step(),
+        pass_on=Step(),
+        receive=_waiting(
+            store.get_ms, wait_ns=byte_ns, cpu_ms=store.get_cpu_ms, cpu_ns=store.get_cpu_ns
+        ),
+        send_usd=store.put_usd,
+        send_byte_usd=store.upload_gb_usd / GB,
+        receive_usd=store.get_usd,
+        receive_byte_usd=store.retrieval_gb_usd / GB,
+    )
+
+
+def _waiting(
+    spread: Spread,
+    *,
+    extra_ms: float = 0.0,
+    wait_ns: float = 0.0,
+    cpu_ms: float = 0.0,
+    cpu_ns: float = 0.0,
+) -> Step:
+    return Step(
+        wait_ms=spread.mean + extra_ms,
+        sigma=spread.sigma,
+        wait_ns=wait_ns,
+        cpu_ms=cpu_ms,
+        cpu_ns=cpu_ns,
+    )
+
+
+def crossover(model: CostModel, allowed: Sequence[str]) -> int:
+    """The largest tensor, bytes, that is fastest within the message, at a full vCPU."""
+    caller = model.share(model.caller_memory_mb)
+    lines = {}
+    for transport in model.transports:
+        if transport.name not in allowed:
+            continue
+        steps = (
+            (transport.send, 1.0),
+            (transport.collect, caller),
+            (transport.pass_on, caller),
+            (transport.receive, 1.0),
+        )
+        lines[transport.name] = (
+            sum(step.wait_ms + step.cpu_ms / share for step, share in steps),
+            sum(step.wait_ns + step.cpu_ns / share for step, share in steps) * 1e-6,
+            transport.max_bytes,
+        )
+    best = dict(envelope(lines))
+    return best.get("payload") or 0

@@ -1,0 +1,111 @@
+"""The cost model: sums, percentiles and the lower envelope of lines."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slicewise import targets
+from slicewise.cost import CostModel, Moved, Step, Transport, envelope, percentile, slice_time
+
+NOTHING = Step()
+MODEL = CostModel(
+    mb_per_vcpu=1769, memory_mb_min=128, memory_mb_max=10240, caller_memory_mb=1769,
+    call=Step(wait_ms=10), handle=Step(cpu_ms=1), cold=NOTHING, load_ns=0,
+    gb_s_usd=1.0, request_usd=0.25,
+    transports=(
+        Transport(name="near", send=Step(cpu_ns=1000), collect=Step(wait_ns=2000),
+                  pass_on=Step(wait_ns=3000), receive=Step(cpu_ns=4000)),
+        Transport(name="far", send=Step(wait_ms=50, wait_ns=10), collect=NOTHING, pass_on=NOTHING,
+                  receive=Step(wait_ms=20, wait_ns=10), send_usd=2.0, receive_usd=1.0),
+    ),
+)  # fmt: skip
+
+
+def test_a_slice_without_tensors_takes_its_call_and_its_compute() -> None:
+    found = slice_time(MODEL, 1769, 100.0, [], [])
+
+    assert found.total_ms == 10 + 1 + 100
+    assert found.billed_ms == 101
+    assert math.isclose(found.usd, 0.25 + 0.101 * 1769 / 1024)
+
+
+def test_half_a_vcpu_takes_twice_as_long_but_waits_no_longer() -> None:
+    model = replace(MODEL, mb_per_vcpu=2000, caller_memory_mb=2000)
+    found = slice_time(model, 1000, 100.0, [Moved(transport="far", bytes=0)], [])
+
+    assert found.compute_ms == 200
+    assert found.receive_ms == 20
+    assert found.handle_ms == 2
+
+
+def test_every_step_of_a_tensor_counts_where_it_happens() -> None:
+    near = Moved(transport="near", bytes=1_000)
+    received = slice_time(MODEL, 1769, 0.0, [near], [])
+    sent = slice_time(MODEL, 1769, 0.0, [], [near])
+
+    assert received.receive_ms == pytest.approx(4.0)
+    assert received.caller_ms == pytest.approx(10 + 3.0)
+    assert sent.send_ms == pytest.approx(1.0)
+    assert sent.caller_ms == pytest.approx(10 + 2.0)
+
+
+def test_objects_are_fetched_together() -> None:
+    two = [Moved(transport="far", bytes=1_000_000), Moved(transport="far", bytes=2_000_000)]
+    found = slice_time(MODEL, 1769, 0.0, two, two)
+
+    assert found.receive_ms == pytest.approx(20 + 30)
+    assert found.send_ms == pytest.approx(50 + 30)
+    assert found.usd == pytest.approx(0.25 + 2 * 2 + 2 * 1 + found.billed_ms * 1769 / 1024 * 1e-3)
+
+
+def test_threads_speed_up_what_is_parallel() -> None:
+    assert MODEL.speed(1769, 1.0) == 1
+    assert MODEL.speed(3537, 1.0) == 1
+    assert MODEL.speed(3538, 1.0) == 2
+    assert MODEL.speed(3538, 0.5) == pytest.approx(4 / 3)
+    assert MODEL.speed(885, 1.0) == 885 / 1769
+
+
+def test_the_sum_of_waits_has_the_percentiles_of_a_simulation() -> None:
+    steps = [Step(wait_ms=15 * math.exp(0.5**2 / 2), sigma=0.5)] * 5
+    mean = 100 + sum(step.wait_ms for step in steps)
+    variance = sum(step.variance for step in steps)
+    pick = random.Random(1)
+    runs = sorted(100 + sum(15 * pick.lognormvariate(0, 0.5) for _ in steps) for _ in range(20_000))
+
+    assert percentile(mean, variance, 0) == pytest.approx(runs[10_000], rel=0.02)
+    assert percentile(mean, variance, 2.3263) == pytest.approx(runs[19_800], rel=0.05)
+
+
+LINE = st.tuples(st.integers(0, 50), st.integers(0, 20), st.one_of(st.none(), st.integers(1, 30)))
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), LINE, min_size=1))
+def test_the_envelope_is_the_cheapest_line_everywhere(
+    lines: dict[str, tuple[int, int, int | None]],
+) -> None:
+    found = envelope(lines)
+    for size in range(1, 40):
+        allowed = {n: line for n, line in lines.items() if line[2] is None or size <= line[2]}
+        chosen = next((n for n, end in found if end is None or size <= end), None)
+        if not allowed:
+            assert chosen is None
+            continue
+        assert chosen is not None and chosen in allowed
+        least = min(start + slope * size for start, slope, _ in allowed.values())
+        assert lines[chosen][0] + lines[chosen][1] * size == least
+
+
+def test_on_lambda_payloads_beat_objects_until_megabytes() -> None:
+    model = targets.load("lambda").cost_model()
+
+    assert [found.name for found in model.transports] == ["payload", "s3", "s3express"]
+    small = [slice_time(model, 1769, 0, [Moved(transport=n, bytes=10_000)], []).total_ms
+             for n in ("payload", "s3")]  # fmt: skip
+    assert small[0] < small[1]

@@ -50,7 +50,8 @@ class Transport:
     """One way for a tensor: out of its slice, through the caller, into every slice that reads it.
 
     `send` and `collect` (in the caller) happen once, `pass_on` (in the caller) and `receive` once per
-    receiving slice. `max_bytes` bounds one tensor; US dollars are per tensor and per byte.
+    receiving slice. `max_bytes` bounds one tensor, `message_bytes` all tensors of one message, each with
+    `record_bytes` more; US dollars are per tensor and per byte.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Transport:
     receive_usd: float = 0.0
     receive_byte_usd: float = 0.0
     max_bytes: int | None = None
+    message_bytes: int | None = None
+    record_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ class Target(Protocol):
         """The rule for the allowed transports (None: all). Raises `LimitsError`."""
         ...
 
-    def cost_model(self) -> CostModel:
+    def cost_model(self, limits: Limits) -> CostModel:
         """What calls, transports and functions take and cost."""
         ...
 

@@ -38,7 +38,7 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
     With `inline` its optimum, after `spread`, is that of partitions that may recompute, unless there
     are options. With `free_options` their outputs cost nothing, which makes a lower bound for those.
     """
-    sources = _sources(base) if inline else [(t,) for t in range(len(base.size))]
+    sources = tensor_sources(base) if inline else [(t,) for t in range(len(base.size))]
     kept = [op for op in range(len(base.reads)) if not _vanishes(base, sources, op)]
     number = {op: node for node, op in enumerate(kept)}
     reads = {op: {s for t in base.reads[op] for s in sources[t]} for op in kept}
@@ -74,7 +74,7 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
     )
 
 
-def _sources(base: Ground) -> list[tuple[int, ...]]:
+def tensor_sources(base: Ground) -> list[tuple[int, ...]]:
     """For every tensor what to receive in its place: itself, or the sources of an inlined op."""
     sources: list[tuple[int, ...]] = [(t,) for t in range(len(base.size))]
     for op, cheap in enumerate(base.cheap):
@@ -103,12 +103,31 @@ def _is_inlined(base: Ground, sources: Sequence[tuple[int, ...]], op: int) -> bo
 
 def options(base: Ground) -> list[int]:
     """Cheap ops with readers that inlining leaves open."""
-    sources = _sources(base)
+    sources = tensor_sources(base)
     return [
         op
         for op, cheap in enumerate(base.cheap)
         if cheap and any(sources[t] == (t,) and base.readers[t] for t in base.makes[op])
     ]
+
+
+def worthwhile_options(base: Ground) -> list[int]:
+    """Those options whose running again can save anything where memory does not decide.
+
+    Not so: an op that alone needs a tensor, no smaller than what the op makes, of an op that is not
+    cheap. A slice that ran it again would receive that tensor instead.
+    """
+    sources, needing = tensor_sources(base), sent_by(base)
+
+    def is_private(op: int) -> bool:
+        made = sum(base.cost[t] for t in base.makes[op] if base.readers[t])
+        needed = {s for t in base.reads[op] for s in sources[t] if base.producer[s] >= 0}
+        return any(
+            needing[s] == (op,) and not base.cheap[base.producer[s]] and base.cost[s] >= made
+            for s in needed
+        )
+
+    return [op for op in options(base) if not is_private(op)]
 
 
 def spread(base: Ground, slice_of: Sequence[int], copies: Iterable[tuple[int, int]] = ()) -> Layout:
@@ -122,7 +141,7 @@ def spread(base: Ground, slice_of: Sequence[int], copies: Iterable[tuple[int, in
 
 def inlined_ops(base: Ground) -> list[int]:
     """The ops that every slice runs for itself when it needs them."""
-    sources = _sources(base)
+    sources = tensor_sources(base)
     return [op for op, cheap in enumerate(base.cheap) if cheap and _is_inlined(base, sources, op)]
 
 
@@ -137,7 +156,7 @@ def sent_by(base: Ground) -> list[tuple[int, ...]]:
     """For every tensor the kept ops that need it, directly or through inlined ops; a slice that makes
     it sends it when one of them runs elsewhere.
     """
-    sources = _sources(base)
+    sources = tensor_sources(base)
     needing: list[dict[int, None]] = [{} for _ in base.size]
     for op in range(len(base.reads)):
         if _vanishes(base, sources, op):

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from slicewise.cost import CostModel, Step, Transport, envelope
 
 from .profile import Profile, Spread, StorePart
+from .runtime.rule import ENVELOPE_BYTES, RECORD_BYTES
 
 BASE64 = 4 / 3  # bytes that travel per raw byte
 GB = 1024**3
 
 
-def cost_model(profile: Profile) -> CostModel:
-    """Expected times and prices; the coordinator is the caller."""
+def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
+    """Expected times and prices when messages hold `payload_bytes`; the coordinator is the caller."""
+    room = int((payload_bytes - ENVELOPE_BYTES) / BASE64)
+    record = int(RECORD_BYTES / BASE64) + 2  # and the padding of base64
     byte_ns = 1e9 / profile.network.bytes_s
     call, cold = profile.call, profile.cold
     init = cold.init_ms[profile.architecture]
@@ -24,7 +27,9 @@ def cost_model(profile: Profile) -> CostModel:
         collect=Step(wait_ns=byte_ns * BASE64, cpu_ns=payload.caller_receive_cpu_ns),
         pass_on=Step(wait_ns=byte_ns * BASE64, cpu_ns=payload.caller_send_cpu_ns),
         receive=Step(cpu_ns=payload.receive_cpu_ns),
-        max_bytes=profile.limits.payload_bytes_max * 3 // 4 - 4096,
+        max_bytes=room - record,
+        message_bytes=room,
+        record_bytes=record,
     )
     return CostModel(
         mb_per_vcpu=profile.cpu.mb_per_vcpu,

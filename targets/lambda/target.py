@@ -83,13 +83,14 @@ class LambdaTarget:
         assert limits.payload_bytes is not None
         return TransportRule(
             transports=allowed,
-            threshold_bytes=crossover(self.cost_model(), allowed),
+            threshold_bytes=crossover(self.cost_model(limits), allowed),
             payload_bytes=limits.payload_bytes,
         )
 
-    def cost_model(self) -> CostModel:
+    def cost_model(self, limits: Limits) -> CostModel:
         """What the profile says of times and prices."""
-        return cost_model(self.profile)
+        assert limits.payload_bytes is not None
+        return cost_model(self.profile, limits.payload_bytes)
 
     def overheads(self, rule: TransportRule) -> Overheads:
         """Interpreter and libraries, and the buffers of the tensors in and out."""

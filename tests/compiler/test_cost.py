@@ -103,7 +103,8 @@ def test_the_envelope_is_the_cheapest_line_everywhere(
 
 
 def test_on_lambda_payloads_beat_objects_until_megabytes() -> None:
-    model = targets.load("lambda").cost_model()
+    target = targets.load("lambda")
+    model = target.cost_model(target.resolve_limits(None))
 
     assert [found.name for found in model.transports] == ["payload", "s3", "s3express"]
     small = [slice_time(model, 1769, 0, [Moved(transport=n, bytes=10_000)], []).total_ms

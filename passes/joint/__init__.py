@@ -1,0 +1,1 @@
+"""The joint pass: cut, transports and memory sizes for latency or cost; see `optimise`."""

@@ -1,0 +1,239 @@
+"""`optimise`: the cut, the transport of every tensor and the memory of every function, chosen together.
+
+problem (contracted graph, links) -> pairs (all slices between two prefixes) -> search (dynamic
+programming for given prices) -> layout. Bounds on latency or cost turn into prices (`goal`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from slicewise.cost import CostModel
+from slicewise.errors import InfeasibleError
+from slicewise.graph import OpGraph
+from slicewise.limits import Limits, Overheads
+from slicewise.passes.joint.pairs import Pairs, build_pairs
+from slicewise.passes.joint.prefixes import few_prefixes
+from slicewise.passes.joint.problem import CALLER_MB, JointProblem, joint_problem
+from slicewise.passes.joint.search import Path, Prices, Search
+from slicewise.passes.partitioning.feasible import refuse_impossible, unplaceable
+from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure
+from slicewise.passes.partitioning.ideals import lattice
+from slicewise.passes.partitioning.problem import fewest_slices
+from slicewise.passes.partitioning.recompute import (
+    Layout,
+    add_inlined,
+    inlined_ops,
+    sent_by,
+    worthwhile_options,
+)
+
+_MOST_PREFIXES = 1_500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Slices as ops, their memory (MB), the caller's, and the transport of every tensor that crosses.
+
+    `value` is what the prices make of it, `lower_bound` what no plan of this kind goes below.
+    """
+
+    layout: Layout
+    memory_mb: tuple[int, ...]
+    caller_mb: int
+    transports: Mapping[str, str]
+    ms: float
+    usd: float
+    value: float
+    lower_bound: float
+    method: str
+    path: Path
+
+
+class Optimiser:
+    """One graph, ready to be optimised for any prices. Raises `InfeasibleError`."""
+
+    def __init__(
+        self,
+        graph: OpGraph,
+        limits: Limits,
+        *,
+        overheads: Overheads,
+        model: CostModel,
+        transports: Sequence[str],
+        parallel: float = 0.0,
+        time_limit_s: float = 60.0,
+    ) -> None:
+        deadline = time.monotonic() + time_limit_s
+        self.model, self.limits, self.parallel = model, limits, parallel
+        self.base = base = ground(graph, limits, overheads)
+        refuse_impossible(base)
+        self.problem = joint_problem(base, model, transports)
+        self.exact = True
+        pairs = self._pairs(self.problem, deadline)
+        self.search = self._search(base, self.problem, pairs)
+        self.free: Search | None = None
+        undecided = worthwhile_options(base)
+        if self.exact and undecided:
+            free = joint_problem(base, model, transports, free=undecided)
+            self.free = self._search(base, free, self._pairs(free, deadline))
+
+    def _pairs(self, problem: JointProblem, deadline: float) -> Pairs:
+        found = lattice(problem.graph, _MOST_PREFIXES, deadline)
+        pairs = None
+        if found is not None:
+            pairs = build_pairs(self.base, problem, self.model, found.ideals, deadline)
+            self.method = f"all {len(found.ideals)} prefixes"
+        if pairs is None:
+            self.exact = False
+            pairs, count = few_prefixes(self.base, problem, self.model, deadline)
+            self.method = f"{count} prefixes"
+        if pairs is None:
+            raise unplaceable(self.base, proven=False)
+        self.exact = self.exact and pairs.complete
+        return pairs
+
+    def _search(self, base: Ground, problem: JointProblem, pairs: Pairs) -> Search:
+        assert self.limits.memory_mb is not None
+        return Search(
+            pairs,
+            self.model,
+            _Needs(base, problem, pairs.prefixes),
+            cap_mb=self.limits.memory_mb,
+            parallel=self.parallel,
+            most_slices=self.limits.max_slices,
+        )
+
+    def best(self, prices: Prices) -> Choice:
+        """The best plan for these prices."""
+        found: tuple[Path, int] | None = None
+        for caller_mb in CALLER_MB:
+            path = self.search.best(prices, caller_mb=caller_mb)
+            if path is not None and (found is None or path.value < found[0].value):
+                found = path, caller_mb
+        if found is None:
+            raise unplaceable(self.base, proven=self.exact)
+        path, caller_mb = found
+        bound = path.value if self.exact else self._floor(prices)
+        if self.exact and self.free is not None:
+            bounds = [self.free.best(prices, caller_mb=mb, measure=False) for mb in CALLER_MB]
+            bound = min([bound, *(other.value for other in bounds if other is not None)])
+        return self.choice(path, caller_mb, min(bound, path.value))
+
+    def choice(self, path: Path, caller_mb: int, bound: float) -> Choice:
+        """A path in the terms of the graph."""
+        pairs, problem = self.search.pairs, self.problem
+        layout: Layout = []
+        inlined = inlined_ops(self.base)
+        transports: dict[str, str] = {}
+        for pair in path.pairs:
+            before, after = int(pairs.source[pair]), int(pairs.target[pair])
+            nodes = _nodes(pairs, before, after)
+            ops = {op for node in nodes for op in problem.graph.ops[node]}
+            add_inlined(self.base, ops, inlined)
+            layout.append(ops)
+            for link, way in enumerate(pairs.state_ways[after].tolist()):
+                if way >= 0:
+                    tensor = self.base.graph.tensors[problem.links[link].tensor]
+                    transports[tensor.name] = self.model.transports[way].name
+        ms, usd = self.search.totals(path, caller_mb)
+        return Choice(
+            layout=layout,
+            memory_mb=tuple(path.memory_mb),
+            caller_mb=caller_mb,
+            transports=transports,
+            ms=ms,
+            usd=usd,
+            value=path.value,
+            lower_bound=bound,
+            method=self.method,
+            path=path,
+        )
+
+    def resized(self, choice: Choice, prices: Prices) -> Choice:
+        """The same slices and transports with the memory sizes that are best for other prices."""
+        path = self.search.resized(choice.path, prices, choice.caller_mb)
+        ms, usd = self.search.totals(path, choice.caller_mb)
+        return replace(
+            choice, memory_mb=tuple(path.memory_mb), ms=ms, usd=usd, value=path.value, path=path
+        )
+
+    def _floor(self, prices: Prices) -> float:
+        """What every plan pays: each op computed once, and the fewest slices called."""
+        model = self.model
+        slices = fewest_slices(self.problem.graph)
+        most = self.limits.memory_mb or model.memory_mb_max
+        least = float("inf")
+        for caller_mb in CALLER_MB:
+            per_ms = prices.ms + prices.usd * model.gb_ms_usd(caller_mb)
+            sizes = [
+                min(most, model.mb_per_vcpu),
+                *range(model.mb_per_vcpu, most + 1, model.mb_per_vcpu),
+            ]
+            computing = min(
+                (per_ms + prices.usd * model.gb_ms_usd(mb)) / model.speed(mb, self.parallel)
+                for mb in sizes
+            )
+            call = model.call.wait_ms + model.call.cpu_ms / model.share(caller_mb)
+            least = min(
+                least,
+                computing * sum(self.problem.times)
+                + slices * (per_ms * call + prices.usd * model.request_usd),
+            )
+        return least
+
+
+class _Needs:
+    """What a slice between two prefixes takes of memory, measured op by op; infinite if not allowed."""
+
+    def __init__(self, base: Ground, problem: JointProblem, prefixes: Sequence[int]) -> None:
+        self.base, self.problem, self.prefixes = base, problem, prefixes
+        self.inlined, self.needing = inlined_ops(base), sent_by(base)
+
+    def __call__(self, first: int, last: int) -> float:
+        base = self.base
+        kept = {
+            op
+            for node in _bits(self.prefixes[last] & ~self.prefixes[first])
+            for op in self.problem.graph.ops[node]
+        }
+        sent = {
+            t
+            for op in kept
+            for t in base.makes[op]
+            if base.leaves[t] or any(other not in kept for other in self.needing[t])
+        }
+        add_inlined(base, kept, self.inlined)
+        found = measure(base, kept, sent)
+        if breaks(base, found):
+            return float("inf")
+        return float(base.overheads.memory_bytes + found.memory)
+
+
+def _nodes(pairs: Pairs, before: int, after: int) -> list[int]:
+    first = pairs.prefixes[int(pairs.state_prefix[before])]
+    last = pairs.prefixes[int(pairs.state_prefix[after])]
+    return _bits(last & ~first)
+
+
+def _bits(mask: int) -> list[int]:
+    found = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found
+
+
+def infeasible_goal(name: str, bound: float, nearest: float) -> InfeasibleError:
+    """The error for a bound that no plan meets, with the nearest that one does."""
+    return InfeasibleError(
+        f"no plan keeps {name} at or below {bound:,.6g}; the nearest one reaches {nearest:,.6g}. "
+        f"Set Goal({name}={nearest * 1.01:.4g}) or more, or loosen the limits.",
+        limit_name=name,
+        needed=math.ceil(nearest),
+        limit=math.floor(bound),
+    )

@@ -76,6 +76,9 @@ def compile_command(
         weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
         max_slices=max_slices,
     )
+    from slicewise.compiled import check_destination
+
+    check_destination(output)
     made = _call_factory(factory)
     made = made if isinstance(made, tuple) else (made,)
     model, example, dynamic = (*made, None, None)[:3]

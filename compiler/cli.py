@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import warnings
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,17 +86,19 @@ def compile_command(
 
     from slicewise.api import compile as compile_model
 
-    compiled = compile_model(
-        model,
-        example,
-        target=target,
-        limits=limits,
-        dynamic_shapes=dynamic,
-        transports=transports or None,
-        tolerance=tolerance,
-        time_limit_s=time_limit_s,
-        progress=True,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="captured with")  # printed as a note below
+        compiled = compile_model(
+            model,
+            example,
+            target=target,
+            limits=limits,
+            dynamic_shapes=dynamic,
+            transports=transports or None,
+            tolerance=tolerance,
+            time_limit_s=time_limit_s,
+            progress=True,
+        )
     bundle = compiled.save(output)
     for note in compiled.notes:
         click.echo(f"note: {note}", err=True)

@@ -224,8 +224,8 @@ def _value(node: ast.expr, sizes: Mapping[str, tuple[int, str]]) -> int | None:
         case ast.Name(id=name) if name in sizes:
             return sizes[name][0]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _value(operand, sizes)
-            return None if value is None else -value
+            inner = _value(operand, sizes)
+            return None if inner is None else -inner
         case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _OPERATORS:
             first, second = _value(left, sizes), _value(right, sizes)
             if first is None or second is None:

@@ -22,6 +22,7 @@ import torch.utils._pytree as pytree
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from slicewise.decompose import without_embedding_bags
 from slicewise.errors import CaptureError
 
 
@@ -77,9 +78,11 @@ def capture(
                 "captured with torch.fx.symbolic_trace, because torch.export refused: "
                 + _first_line(export_error),
             )
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
     return Captured(
         name=type(model).__name__,
-        program=program,
+        program=without_embedding_bags(program),
         args=args,
         kwargs=kwargs,
         call=model,
@@ -99,7 +102,7 @@ def _from_program(program: ExportedProgram, example_inputs: Any) -> Captured:
         args, kwargs = _arguments(example_inputs)
     return Captured(
         name=type(program.graph_module).__name__,
-        program=program,
+        program=without_embedding_bags(program),
         args=tuple(args),
         kwargs=dict(kwargs),
         call=program.module(),

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import warnings
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,23 +77,28 @@ def compile_command(
         weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
         max_slices=max_slices,
     )
+    from slicewise.compiled import check_destination
+
+    check_destination(output)
     made = _call_factory(factory)
     made = made if isinstance(made, tuple) else (made,)
     model, example, dynamic = (*made, None, None)[:3]
 
     from slicewise.api import compile as compile_model
 
-    compiled = compile_model(
-        model,
-        example,
-        target=target,
-        limits=limits,
-        dynamic_shapes=dynamic,
-        transports=transports or None,
-        tolerance=tolerance,
-        time_limit_s=time_limit_s,
-        progress=True,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="captured with")  # printed as a note below
+        compiled = compile_model(
+            model,
+            example,
+            target=target,
+            limits=limits,
+            dynamic_shapes=dynamic,
+            transports=transports or None,
+            tolerance=tolerance,
+            time_limit_s=time_limit_s,
+            progress=True,
+        )
     bundle = compiled.save(output)
     for note in compiled.notes:
         click.echo(f"note: {note}", err=True)

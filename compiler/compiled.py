@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from slicewise import targets
 from slicewise.errors import BundleError, VerificationError
 from slicewise.graph import OpGraph
+from slicewise.inputs import check_inputs
 from slicewise.plan import Plan
 from slicewise.structure import bind, build, leaves
 from slicewise.target import Endpoint
@@ -38,11 +40,15 @@ class Compiled:
     _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The output of all slices, run one after the other in this process, for checking."""
+        """The output of all slices, run one after the other in this process, for checking.
+
+        Raises `RequestError` for inputs of another type or size than the plan's.
+        """
         feeds = {
             name: _to_numpy(value)
             for name, value in bind(self.plan.input_structure, args, kwargs).items()
         }
+        check_inputs(self.plan, feeds)
         arrays = self._runner().run(feeds)
         dtypes = {spec.name: spec.dtype for spec in self.plan.outputs}
         return build(
@@ -66,11 +72,7 @@ class Compiled:
         """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
         from slicewise.codegen.handlers import render
 
-        destination = Path(directory).resolve()
-        exists = destination.exists()
-        if exists and not (destination.is_dir() and _is_replaceable(destination, overwrite)):
-            what = "a bundle and overwrite=False" if _holds_bundle(destination) else "no bundle"
-            raise BundleError(f"{destination} exists and is {what}; choose a new directory.")
+        destination = check_destination(directory, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
         building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -162,6 +164,20 @@ def load(directory: str | Path) -> Bundle:
     if not plan_file.is_file():
         raise BundleError(f"{path} holds no plan.json; is it a bundle that Compiled.save() wrote?")
     return Bundle(directory=path.resolve(), plan=Plan.from_json(plan_file.read_text()))
+
+
+def check_destination(directory: str | Path, *, overwrite: bool = True) -> Path:
+    """Where a bundle will be written, as an absolute path. Raises `BundleError` if it cannot be."""
+    destination = Path(directory).resolve()
+    exists = destination.exists()
+    if exists and not (destination.is_dir() and _is_replaceable(destination, overwrite)):
+        what = "a bundle and overwrite=False" if _holds_bundle(destination) else "no bundle"
+        raise BundleError(f"{destination} exists and is {what}; choose a new directory.")
+    above = next(path for path in destination.parents if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "cannot be written to" if above.is_dir() else "is no directory"
+        raise BundleError(f"{destination} cannot be made: {above} {what}; choose another place.")
+    return destination
 
 
 def _is_replaceable(directory: Path, overwrite: bool) -> bool:

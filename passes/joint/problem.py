@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from slicewise.cost import CostModel, Transport
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.problem import Problem
-from slicewise.passes.partitioning.recompute import relaxation, tensor_sources
+from slicewise.passes.partitioning.recompute import relaxation, sources_of
 from slicewise.passes.partitioning.reduce import quotient
 
 CALLER_MB = (192, 256, 384, 512, 1024, 1769)  # sizes of the caller that are tried
@@ -58,7 +58,7 @@ def joint_problem(
     What the ops `free` make crosses for nothing: a lower bound for plans that run them again.
     """
     graph = relaxation(base)
-    sources = tensor_sources(base)
+    sources = sources_of(base)
     node_of = {op: node for node, (op,) in enumerate(graph.ops)}
     readers: dict[int, dict[int, None]] = {}
     for op, node in node_of.items():

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +19,13 @@ from numpy.typing import NDArray
 from slicewise.passes.partitioning.ground import Ground, breaks, measure
 from slicewise.passes.partitioning.ideals import Lattice, Table
 from slicewise.passes.partitioning.problem import Assignment, Problem
-from slicewise.passes.partitioning.recompute import add_inlined, inlined_ops, sent_by
+from slicewise.passes.partitioning.recompute import (
+    add_inlined,
+    inlined_ops,
+    sent_by,
+    sources_of,
+    vanished_ops,
+)
 
 Array = NDArray[Any]
 
@@ -39,22 +44,37 @@ def solve_checked(
 def lenient(base: Ground) -> Ground:
     """A ground by which no slice takes more than it must, wherever cheap ops run.
 
-    What an inlined op makes for another one takes no memory: the slice may have received what comes
-    after it. What it makes for kept ops alone must be there whenever they run. Its sources are no
-    larger than what it makes, so receiving those counts no more than receiving that.
+    Take any layout, and let a slice have only those kept ops that run there for the first time. One of
+    them needs a tensor s that an op made which is not cheap: directly, or through inlined ops. That op
+    runs nowhere else, so if it is not in the slice, the slice receives s, or what an inlined op made of
+    it; if it is, and the kept op elsewhere, the slice sends one of these, and holds one to the end. So
+    s counts as the least of its own size and its share of those tensors', which they have by the
+    sizes of all that they are made of: shares add up to no more than what is there. What cheap ops make
+    counts as nothing.
     """
-    inlined = set(inlined_ops(base))
-
-    def is_needed(tensor: int) -> bool:
-        made_for_kept = not any(reader in inlined for reader in base.readers[tensor])
-        return base.producer[tensor] not in inlined or base.leaves[tensor] or made_for_kept
-
+    sources, gone = sources_of(base), vanished_ops(base)
+    size = [
+        0 if maker >= 0 and base.cheap[maker] else size
+        for size, maker in zip(base.size, base.producer, strict=True)
+    ]
+    for tensor, needed in enumerate(sources):
+        total = sum(base.size[s] for s in needed)
+        if needed != (tensor,) and total:
+            for s in needed:
+                size[s] = min(size[s], base.size[tensor] * base.size[s] // total)
+    reads, last = [], [-1] * len(base.size)
+    for op, tensors in enumerate(base.reads):
+        found = () if op in gone else dict.fromkeys(s for t in tensors for s in sources[t])
+        reads.append(tuple(found))
+        for t in (*found, *base.makes[op]):
+            last[base.root[t]] = op
     return replace(
         base,
-        size=tuple(
-            size if base.root[t] != t or is_needed(t) else 0 for t, size in enumerate(base.size)
-        ),
-        scratch=tuple(0 if op in inlined else size for op, size in enumerate(base.scratch)),
+        size=tuple(size),
+        last=tuple(last),
+        reads=tuple(reads),
+        readers=tuple(sent_by(base)),
+        cheap=tuple(False for _ in base.cheap),
     )
 
 
@@ -76,11 +96,17 @@ class _Checked(Table):
                 alone[node] = max(alone[node], fresh + base.scratch[op])
         self.alone = alone
         self.heaviest_first = np.argsort(-alone, kind="stable")
+        # Nets join the tensors of one producer and the same readers; others count as nothing.
+        number = {op: node for node, ops in enumerate(self.problem.ops) for op in ops}
+        incoming: dict[tuple[int, ...], int] = {}
+        for tensor, ops in enumerate(self.needing):
+            if base.producer[tensor] in number:
+                key = (number[base.producer[tensor]], *(number[op] for op in ops))
+                incoming[key] = incoming.get(key, 0) + base.size[tensor]
         self.incoming = np.array(
-            [max((base.size[t] for t in _tensors(base, self.problem, net)), default=0)
-             for net in range(len(self.problem.nets))],
+            [incoming.get((net.producer, *net.readers), 0) for net in self.problem.nets],
             dtype=np.int64,
-        )  # fmt: skip
+        )
         self.factor = float(base.edge_factor)
 
     def run(self, best: int | None, deadline: float) -> tuple[Assignment | None, int, bool]:
@@ -160,10 +186,3 @@ class _Checked(Table):
                 break
         keep = held + received * (1 + self.factor) + largest <= self.cap
         return good[keep], added[keep]
-
-
-def _tensors(base: Ground, problem: Problem, net: int) -> Iterable[int]:
-    """The tensors that may be behind a net; nets of one producer and the same readers are joined."""
-    producer, readers = problem.nets[net].producer, problem.nets[net].readers
-    read = {t for node in readers for op in problem.ops[node] for t in base.reads[op]}
-    return [t for op in problem.ops[producer] for t in base.makes[op] if t in read]

@@ -304,15 +304,14 @@ class _Model:
         for node, index in (*enumerate(slice_of), *copies):
             if index < len(layout):
                 layout[index].add(node)
-        broken = False
-        for found in measures(base, [ops for ops in layout if ops]):
-            if breaks(base, found):
-                if found.busiest in self.rows:
-                    raise AssertionError("a memory row did not bind")
-                self._bound_memory(base, found.busiest)
-                broken = True
-                self.rows.add(found.busiest)
-        return broken
+        parts = measures(base, [ops for ops in layout if ops])
+        broken = {found.busiest for found in parts if breaks(base, found)}
+        if broken & self.rows:
+            raise AssertionError("a memory row did not bind")
+        for op in sorted(broken):
+            self._bound_memory(base, op)
+        self.rows |= broken
+        return bool(broken)
 
     def _bound_memory(self, base: Ground, op: int) -> None:
         """Memory while `op` runs, in whichever slice it runs: exactly `ground.measure`."""

@@ -38,7 +38,7 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
     With `inline` its optimum, after `spread`, is that of partitions that may recompute, unless there
     are options. With `free_options` their outputs cost nothing, which makes a lower bound for those.
     """
-    sources = tensor_sources(base) if inline else [(t,) for t in range(len(base.size))]
+    sources = sources_of(base) if inline else [(t,) for t in range(len(base.size))]
     kept = [op for op in range(len(base.reads)) if not _vanishes(base, sources, op)]
     number = {op: node for node, op in enumerate(kept)}
     reads = {op: {s for t in base.reads[op] for s in sources[t]} for op in kept}
@@ -74,7 +74,7 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
     )
 
 
-def tensor_sources(base: Ground) -> list[tuple[int, ...]]:
+def sources_of(base: Ground) -> list[tuple[int, ...]]:
     """For every tensor what to receive in its place: itself, or the sources of an inlined op."""
     sources: list[tuple[int, ...]] = [(t,) for t in range(len(base.size))]
     for op, cheap in enumerate(base.cheap):
@@ -103,7 +103,7 @@ def _is_inlined(base: Ground, sources: Sequence[tuple[int, ...]], op: int) -> bo
 
 def options(base: Ground) -> list[int]:
     """Cheap ops with readers that inlining leaves open."""
-    sources = tensor_sources(base)
+    sources = sources_of(base)
     return [
         op
         for op, cheap in enumerate(base.cheap)
@@ -117,7 +117,7 @@ def worthwhile_options(base: Ground) -> list[int]:
     Not so: an op that alone needs a tensor, no smaller than what the op makes, of an op that is not
     cheap. A slice that ran it again would receive that tensor instead.
     """
-    sources, needing = tensor_sources(base), sent_by(base)
+    sources, needing = sources_of(base), sent_by(base)
 
     def is_private(op: int) -> bool:
         made = sum(base.cost[t] for t in base.makes[op] if base.readers[t])
@@ -141,8 +141,14 @@ def spread(base: Ground, slice_of: Sequence[int], copies: Iterable[tuple[int, in
 
 def inlined_ops(base: Ground) -> list[int]:
     """The ops that every slice runs for itself when it needs them."""
-    sources = tensor_sources(base)
+    sources = sources_of(base)
     return [op for op, cheap in enumerate(base.cheap) if cheap and _is_inlined(base, sources, op)]
+
+
+def vanished_ops(base: Ground) -> set[int]:
+    """The inlined ops that need not run for their own sake."""
+    sources = sources_of(base)
+    return {op for op in range(len(base.reads)) if _vanishes(base, sources, op)}
 
 
 def add_inlined(base: Ground, ops: set[int], inlined: Sequence[int]) -> None:
@@ -156,7 +162,7 @@ def sent_by(base: Ground) -> list[tuple[int, ...]]:
     """For every tensor the kept ops that need it, directly or through inlined ops; a slice that makes
     it sends it when one of them runs elsewhere.
     """
-    sources = tensor_sources(base)
+    sources = sources_of(base)
     needing: list[dict[int, None]] = [{} for _ in base.size]
     for op in range(len(base.reads)):
         if _vanishes(base, sources, op):

@@ -68,7 +68,8 @@ def test_the_fallback_says_why_it_was_needed_and_leaves_no_trace() -> None:
     model = KeepsLast()
     before = state(model)
 
-    captured = capture(model, (X,))
+    with pytest.warns(UserWarning, match="captured with torch.fx.symbolic_trace"):
+        captured = capture(model, (X,))
 
     (note,) = captured.notes
     assert "captured with torch.fx.symbolic_trace, because torch.export refused: " in note
@@ -85,7 +86,8 @@ def test_a_compile_with_verification_leaves_no_trace() -> None:
     model = KeepsLast()
     before = state(model)
 
-    compiled = slicewise.compile(model, (X,))
+    with pytest.warns(UserWarning, match="captured with"):
+        compiled = slicewise.compile(model, (X,))
 
     assert compiled.notes
     assert_same(before, state(model))

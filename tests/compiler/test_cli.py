@@ -172,3 +172,17 @@ def test_nested_outputs_are_named_by_their_paths() -> None:
     assert {name: int(v) for name, v in cli._named(output).items()} == {"a.0": 1, "a.1.b": 2}
     assert list(cli._named((1, 2))) == ["output_0", "output_1"]
     assert list(cli._named(3)) == ["output"]
+
+
+def test_a_place_that_cannot_hold_a_bundle_is_refused_before_any_work(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "notes.txt").write_text("keep me")
+    (here / "file").write_text("")
+
+    for place, text in (("mine", "is no bundle"), ("file/below", "is no directory")):
+        # The factory would be refused too, but is not even looked for.
+        code, _, err = call(capsys, "compile", "no_such_module:model", "-o", place)
+        assert code == 1
+        assert text in " ".join(err.split())

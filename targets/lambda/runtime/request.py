@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +79,8 @@ def check_request(
         except WireError as error:
             raise BadRequest(name, str(error)) from None
         _check_shape(name, records[name], spec, dims, sizes)
+    for spec in specs:
+        _check_derived(spec, records[spec["name"]]["shape"], sizes)
     return records
 
 
@@ -185,3 +189,49 @@ def _check_shape(
             first, where = sizes.setdefault(size, (found, name))
             if first != found:
                 raise BadRequest(name, f"{name}: {size} is {found}, but {where} has {first}")
+
+
+def _check_derived(
+    spec: Mapping[str, Any], shape: Sequence[int], sizes: Mapping[str, tuple[int, str]]
+) -> None:
+    """Sizes such as "2*batch" follow from the dimensions that the inputs have."""
+    name = spec["name"]
+    for found, size in zip(shape, spec["shape"], strict=True):
+        if isinstance(size, int) or size in sizes:
+            continue
+        wanted = _value(ast.parse(size, mode="eval").body, sizes)
+        if wanted not in (None, found):
+            known = ", ".join(f"{dim} is {value}" for dim, (value, _) in sizes.items())
+            raise BadRequest(
+                name, f"{name}: shape is {shape}, expected {list(spec['shape'])}; {known}: {wanted}"
+            )
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def _value(node: ast.expr, sizes: Mapping[str, tuple[int, str]]) -> int | None:
+    """The plan's expression in whole numbers; None for what only the slice can tell."""
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.Name(id=name) if name in sizes:
+            return sizes[name][0]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            inner = _value(operand, sizes)
+            return None if inner is None else -inner
+        case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _OPERATORS:
+            first, second = _value(left, sizes), _value(right, sizes)
+            if first is None or second is None:
+                return None
+            if second == 0 and isinstance(kind, (ast.FloorDiv, ast.Mod)):
+                return None
+            return _OPERATORS[type(kind)](first, second)
+        case _:
+            return None

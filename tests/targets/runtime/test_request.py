@@ -239,3 +239,30 @@ def test_anything_else_is_a_bad_request_and_nothing_worse(event: Any) -> None:
         json.dumps([error.field, str(error)])
     else:
         assert [*records] == ["ids", "mask", "scale"]
+
+
+@pytest.mark.parametrize(
+    ("size", "good", "bad"),
+    [
+        ("2*batch", 6, 5),
+        ("batch + 1", 4, 3),
+        ("batch//2", 1, 2),
+        ("-batch + 5", 2, 3),
+        ("Mod(batch, other)", 7, None),  # only the slice can tell
+    ],
+)
+def test_a_size_that_follows_from_another_is_checked(size: str, good: int, bad: int | None) -> None:
+    specs = [
+        {"name": "first", "dtype": "float32", "shape": [size]},  # before the one it follows from
+        {"name": "x", "dtype": "float32", "shape": ["batch"]},
+    ]
+
+    def sent(count: int) -> Any:
+        inputs = {"first": {"data": [0.5] * count}, "x": {"data": [0.5] * 3}}
+        return request.check_request({"inputs": inputs}, specs, DIMS, ID)
+
+    sent(good)
+    if bad is not None:
+        with pytest.raises(BadRequest, match=r"first: shape is .* batch is 3") as caught:
+            sent(bad)
+        assert (caught.value.field, caught.value.status) == ("first", 400)

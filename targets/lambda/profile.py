@@ -26,6 +26,13 @@ class Profile:
     runtime_package_mb: float
     runtime_memory_mb: float
     buffer_factor: float
+    runtime_held_mb: float
+    s3_client_mb: float
+    weight_factor: float
+    activation_factor: float
+    receive_factor: float
+    send_payload_factor: float
+    send_s3_factor: float
     coordinator_memory_mb: int
     payload_threshold_bytes: int
 
@@ -52,6 +59,7 @@ def read_profile(path: Path) -> Profile:
             runtime_package_mb=data["runtime"]["package_mb"],
             runtime_memory_mb=data["runtime"]["memory_mb"],
             buffer_factor=data["runtime"]["buffer_factor"],
+            **data["estimate"],
             coordinator_memory_mb=data["coordinator"]["memory_mb"],
             payload_threshold_bytes=data["transport"]["payload_threshold_bytes"],
         )

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slicewise.codegen.convert import Converted
+from slicewise.codegen.fold import fold_transposed
+from slicewise.codegen.widen import widen_bfloat16
 from slicewise.plan import Slice
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def _carve_one(
     for value, name in zip(graph.outputs, part.outputs, strict=True):
         value.name = name
     graph.name = part.name
+    fold_transposed(graph)
+    widen_bfloat16(graph)
     _forget_origins(graph)
     used = {(node.domain, node.op_type, node.overload) for node in graph}
     functions = [f for key, f in converted.model.functions.items() if key in used]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slicewise.codegen.fold import fold_weights
-from slicewise.codegen.widen import widen_bfloat16
 from slicewise.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def convert(program: ExportedProgram) -> Converted:
     assert core is not None
     _share_tied_weights(core, converted.model)
     aliases = _aliases(core.graph, converted.model)
-    fold_weights(converted.model, fx_node_name)
-    widen_bfloat16(converted.model)
+    fold_weights(converted.model)
     return Converted(program=core, model=converted.model, aliases=aliases)
 
 

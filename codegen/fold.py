@@ -6,7 +6,6 @@ takes 1.8 times its weights then, and 1.0 times when the file holds them transpo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,13 +16,9 @@ if TYPE_CHECKING:
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
-def fold_weights(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | None]) -> None:
-    """Replace computed weights by initializers, in place. `source` names a node's torch.fx node.
-
-    Values that torch.fx knows by name stay computed: a slice may begin or end there.
-    """
+def fold_weights(model: onnx_ir.Model) -> None:
+    """Replace the computed weights of convolutions and recurrent layers by initializers, in place."""
     _absent_biases(model)
-    _transposed(model, source)
     _recurrent(model)
 
 
@@ -45,28 +40,26 @@ def _maker(value: onnx_ir.Value | None, op_type: str) -> onnx_ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
-def _transposed(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | None]) -> None:
-    """Linear weights are stored transposed: as views, copied only when the file is written.
+def fold_transposed(graph: onnx_ir.Graph) -> None:
+    """Store the weights that one slice only uses transposed so, as views of torch's memory, in place.
 
-    A weight that is also used as it is (an embedding tied to the output head) keeps its Transpose,
-    or a slice that needs both would hold it twice.
+    Decided per slice: a weight that this slice also uses as it is (an embedding tied to the output
+    head) keeps its Transpose, or the slice would hold it twice in its package.
     """
     import onnx_ir
     import torch
 
-    for node in list(model.graph):
-        if node.op_type != "Transpose" or node.outputs[0].name == source(node):
+    for node in list(graph):
+        axes = _axes(node)
+        weight = node.inputs[0] if axes is not None else None
+        if node.graph is None or axes is None or weight is None or not weight.is_initializer():
             continue
-        weight, permutation = node.inputs[0], node.attributes.get("perm")
-        if weight is None or not weight.is_initializer() or permutation is None:
-            continue
-        axes = list(permutation.as_ints())
         tensor = weight.const_value
         raw = getattr(tensor, "raw", None)
         if tensor is None or not isinstance(raw, torch.Tensor):
             continue
         uses = [user for user, _ in weight.uses()]
-        if any(_axes(user) != axes for user in uses):
+        if any(_axes(user) != axes or user.outputs[0].is_graph_output() for user in uses):
             continue
         stored = onnx_ir.Value(
             name=f"{weight.name}.transposed",
@@ -74,10 +67,11 @@ def _transposed(model: onnx_ir.Model, source: Callable[[onnx_ir.Node], str | Non
             shape=onnx_ir.Shape([raw.shape[axis] for axis in axes]),
             const_value=_stored(tensor, raw.permute(axes), f"{weight.name}.transposed"),
         )
-        model.graph.initializers[stored.name or ""] = stored
+        graph.initializers[stored.name or ""] = stored
         for user in uses:
             onnx_ir.convenience.replace_all_uses_with(user.outputs[0], stored)
-        model.graph.remove(uses, safe=True)
+        graph.remove(uses, safe=True)
+        del graph.initializers[weight.name or ""]
 
 
 def _axes(node: onnx_ir.Node) -> list[int] | None:

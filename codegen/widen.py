@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     import onnx_ir
 
 
-def widen_bfloat16(model: onnx_ir.Model) -> None:
-    """Let the model compute in float32 wherever it computes in bfloat16, in place."""
+def widen_bfloat16(graph: onnx_ir.Graph) -> None:
+    """Let the graph compute in float32 wherever it computes in bfloat16, in place."""
     import onnx_ir
 
     narrow, wide = onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT
-    graph = model.graph
     values = [value for node in graph for value in node.outputs]
     for value in (*graph.inputs, *values):
         if value.dtype == narrow:

@@ -15,7 +15,15 @@ from torch.export.graph_signature import ConstantArgument, InputKind
 from slicewise.capture import source_line
 from slicewise.errors import CaptureError
 from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
-from slicewise.opcost import HALF, VIEWS, argument_nodes, is_cheap, item_bytes, scratch_bytes
+from slicewise.opcost import (
+    HALF,
+    VIEWS,
+    argument_nodes,
+    copies_weights,
+    is_cheap,
+    item_bytes,
+    scratch_bytes,
+)
 from slicewise.signature import Signature, check_signature, last_getitem_names, signature_of
 from slicewise.sizes import Sizes, expression, sizes_of
 
@@ -92,6 +100,7 @@ def _op_graph(
                 memory_bytes=scratch_bytes(node, kind, sizes),
                 is_view=base in VIEWS,
                 is_cheap=is_cheap(base, value, sizes),
+                copies_weights=copies_weights(node, kind),
                 module=_module_path(node),
                 source=source_line(node.meta.get("stack_trace")),
             )

@@ -61,7 +61,8 @@ class Op:
     `inputs` and `outputs` are tensor names, `weights` weight names. `time` is in milliseconds at one
     full vCPU (0 when unknown). `memory_bytes` is scratch memory that the op needs only while it runs.
     `is_view` says that the output shares the memory of the first input, `is_cheap` that slices may
-    each run the op again instead of sending its outputs (views, casts, masks, index arithmetic).
+    each run the op again instead of sending its outputs (views, casts, masks, index arithmetic),
+    `copies_weights` that a running function holds a copy of its weights (others stay file pages).
     """
 
     name: str
@@ -73,6 +74,7 @@ class Op:
     memory_bytes: int = 0
     is_view: bool = False
     is_cheap: bool = False
+    copies_weights: bool = True
     module: str = ""
     source: str = ""
 

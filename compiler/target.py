@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slicewise.cost import CostModel
+from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
 
@@ -58,6 +59,25 @@ class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
         ...
 
 
+class SliceOps(Protocol):
+    """What a target may know of a slice before it is placed: see `slicewise.passes.Part`."""
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Op names, in graph order."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Tensors that enter."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Tensors that leave."""
+        ...
+
+
 class Target(Protocol):
     """What the compiler asks a target; everything else about a platform stays behind it."""
 
@@ -89,6 +109,10 @@ class Target(Protocol):
 
         `inline_first` names tensors of the request or the reply: inline whenever they fit.
         """
+        ...
+
+    def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
+        """Bytes that the slice's function will be measured to take, as far as can be predicted."""
         ...
 
     def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:

@@ -35,7 +35,7 @@ def place(
             stage=stage[part.name],
             ops=part.ops,
             weight_bytes=part.weight_bytes,
-            peak_memory_bytes=part.memory_bytes,
+            peak_memory_bytes=target.estimate_memory(graph, part, rule),
             memory_mb=target.memory_mb(user_limits, limits, part.memory_bytes),
             package_bytes=part.package_bytes,
             inputs=part.inputs,

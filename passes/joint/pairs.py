@@ -253,7 +253,7 @@ class _Builder:
             for index in self.shared:
                 users = [v for v in graph.loads[index].users if not inside[v]]
                 if users:
-                    amount = amount + member[np.ix_(users, good)].any(axis=0) * amounts[index]
+                    amount = amount + member[np.array(users)[:, None], good].any(axis=0) * amounts[index]
             held.append(amount)
         keep = np.ones(len(good), dtype=bool)
         for amount, (_, cap) in zip(held[1:], graph.resources, strict=True):
@@ -293,7 +293,7 @@ class _Builder:
         hits = np.zeros((len(live), len(good)), dtype=bool)
         for row, index in enumerate(live):
             readers = [node for node in self.links[index].readers if not inside[node]]
-            hits[row] = self.member[np.ix_(readers, good)].any(axis=0)
+            hits[row] = self.member[np.array(readers)[:, None], good].any(axis=0)
         factor = 1 + float(self.base.edge_factor)
         sizes = np.array([self.base.size[self.links[index].tensor] for index in live])
         need = need + factor * (sizes @ hits if live else 0.0)

@@ -86,6 +86,18 @@ class RuntimePart(_Part):
     buffer_factor: PositiveFloat
 
 
+class EstimatePart(_Part):
+    """Of what a function holds that the kernel cannot take back; estimate.py has the formula."""
+
+    runtime_held_mb: PositiveFloat
+    s3_client_mb: PositiveFloat
+    weight_factor: PositiveFloat
+    activation_factor: PositiveFloat
+    receive_factor: PositiveFloat
+    send_payload_factor: PositiveFloat
+    send_s3_factor: PositiveFloat
+
+
 class CoordinatorPart(_Part):
     """The function that drives the slices."""
 
@@ -150,6 +162,7 @@ class Profile(_Part):
     cpu: CpuPart
     network: NetworkPart
     runtime: RuntimePart
+    estimate: EstimatePart
     coordinator: CoordinatorPart
     call: CallPart
     payload: PayloadPart

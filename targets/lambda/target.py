@@ -17,7 +17,8 @@ from .profile import MB, Profile, default_profile
 from .runtime.rule import Rule, choose
 
 if TYPE_CHECKING:
-    from slicewise.target import Endpoint, Handlers
+    from slicewise.graph import OpGraph
+    from slicewise.target import Endpoint, Handlers, SliceOps
 
 TRANSPORTS = ("payload", "s3")
 PAYLOAD_BYTES_MIN = 16 * 1024  # a message also holds its own fields and a record per tensor
@@ -120,6 +121,12 @@ class LambdaTarget:
             name: (transport, _reason(sizes[name], transport, rule, name in inline_first))
             for name, transport in chosen.items()
         }
+
+    def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
+        """See `estimate.estimate`."""
+        from .estimate import estimate
+
+        return estimate(graph, part, self.profile, rule)
 
     def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:
         """The user's size when one was given; else one full vCPU, or more when the slice needs it.

@@ -69,7 +69,9 @@ def test_the_rule_takes_its_numbers_from_profile_and_limits() -> None:
     rule = target.transport_rule(limits, None)
     assert rule.transports == ("payload", "s3")
     assert rule.payload_bytes == 50_000
-    assert 2_000_000 < rule.threshold_bytes < 4_600_000  # where both take as long
+    assert 30_000 < rule.threshold_bytes < 50_000  # all that a message holds
+    whole = target.transport_rule(target.resolve_limits(None), None)
+    assert 2_000_000 < whole.threshold_bytes < 4_600_000  # where both take as long
     assert target.transport_rule(limits, ("s3",)).transports == ("s3",)
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from slicewise.graph import Op, OpGraph, Tensor, Weight
-from slicewise.limits import MB
+from slicewise.limits import MB, Limits
 
 KB = 1024
 WORKLOADS = Path(__file__).resolve().parents[1].parent / "shared" / "workloads"
@@ -21,10 +21,10 @@ PUBLIC = {
     "bert-l3": "OperatorGraphs-bert_l-3_inference.json",
     "bert-l6": "OperatorGraphs-bert_l-6_inference.json",
 }
-Case = tuple[OpGraph, int]  # a graph and the most bytes of weights in a slice
+Case = tuple[OpGraph, Limits]
 
 
-def read_workload(name: str) -> Case:
+def read_workload(name: str, max_slices: int | None = None) -> Case:
     path = WORKLOADS / PUBLIC[name]
     if not path.exists():
         sys.exit(f"{path} is missing. The public graphs belong in {WORKLOADS}; see its README.md.")
@@ -42,7 +42,8 @@ def read_workload(name: str) -> Case:
             if node not in made and all(source in made for source in inputs):
                 reads = [made[source] for source in inputs]
                 made[node] = build.op(reads, size.get(node, 0), weight[node])
-    return build.done(), int(data["maxSizePerFPGA"])
+    limits = Limits(weight_bytes=int(data["maxSizePerFPGA"]), max_slices=max_slices)
+    return build.done(), limits
 
 
 class Builder:
@@ -85,7 +86,8 @@ class Builder:
     def cut_in(self, slices: float) -> Case:
         """The graph, and a limit on weights that takes about this many slices."""
         graph = self.done()
-        return graph, max(max(w.bytes for w in self.weights), int(graph.weight_bytes / slices))
+        heaviest = max(weight.bytes for weight in self.weights)
+        return graph, Limits(weight_bytes=max(heaviest, int(graph.weight_bytes / slices)))
 
 
 def layered(layers: int, width: int, seed: int) -> Case:
@@ -246,12 +248,17 @@ def series_parallel(count: int, seed: int = 0) -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     **{name: partial(read_workload, name) for name in PUBLIC},
+    "inceptionv3-9": partial(read_workload, "inceptionv3", max_slices=9),
     "layered-4": lambda: layered(12, 4, seed=1),
     "layered-16": lambda: layered(40, 16, seed=2),
+    "layered-25600": lambda: layered(400, 64, seed=3),
     "inception-64": lambda: inception(64, 3),
+    "inception-10195": lambda: inception(64, 40),
     "u-net": unet,
     "encoder-decoder": encoder_decoder,
     "experts": experts,
+    "experts-12961": lambda: experts(48, 64),
+    "series-parallel-20000": lambda: series_parallel(20_000),
     "chain-1000": lambda: chain(1_000),
     "chain-100000": lambda: chain(100_000),
     "blocks-100000": lambda: blocks(100_000),

@@ -48,13 +48,14 @@ CLAIMED = {
     "bert24": (8.0, "optimal"),
     "resnet50": (2621.5, "optimal"),
     "inceptionv3": (1814.7, ""),
+    "inceptionv3-9": (1814.7, ""),
     "bert-l3": (372.665, "optimal"),
     "bert-l6": (381.73, "optimal"),
 }
-SLOW = {"chain-100000", "blocks-100000", "layered-16", "inception-64"}
+SLOW = {"layered-16", "inception-64", *(name for name in CASES if name[-3:].isdigit())}
 
 
-def fill(problem: Problem) -> list[int]:
+def fill(problem: Problem) -> list[int] | None:
     slice_of: list[int] = []
     ((amounts, cap),) = problem.resources
     held = index = 0
@@ -64,15 +65,15 @@ def fill(problem: Problem) -> list[int]:
             held, index = 0, index + 1
         held += amount
         slice_of.append(index)
-    return slice_of
+    return slice_of if fits(problem, slice_of) else None
 
 
-def equal(problem: Problem) -> list[int]:
+def equal(problem: Problem) -> list[int] | None:
     for count in range(1, problem.size + 1):
         slice_of = [node * count // problem.size for node in range(problem.size)]
         if fits(problem, slice_of):
             return slice_of
-    raise AssertionError("one node a slice must fit")
+    return None
 
 
 def plain_cp_sat(problem: Problem, slices: int, seconds: float) -> Row:
@@ -128,8 +129,8 @@ def solve(name: str, seconds: float) -> Row:
     """The partitioner's row; meant for a process of its own, whose peak memory it reports."""
     from ortools.sat.python import cp_model  # noqa: F401 - imported before the clock starts, as theirs
 
-    graph, cap = CASES[name]()
-    found = partition(graph, Limits(weight_bytes=cap), time_limit_s=seconds, workers=2)
+    graph, limits = CASES[name]()
+    found = partition(graph, limits, time_limit_s=seconds, workers=2)
     proof = found.certificate
     return Row(
         "slicewise",
@@ -142,12 +143,12 @@ def solve(name: str, seconds: float) -> Row:
     )
 
 
-def compare(name: str, graph: OpGraph, cap: int, seconds: float) -> list[Row]:
+def compare(name: str, graph: OpGraph, limits: Limits, seconds: float) -> list[Row]:
     """The baselines' rows, plain CP-SAT's last, and then the partitioner's."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         ours = pool.submit(solve, name, seconds).result()
     assert ours.slices is not None
-    problem = relaxation(ground(graph, Limits(weight_bytes=cap), Overheads()))
+    problem = relaxation(ground(graph, limits, Overheads()))
     rows = [
         timed("fill", problem, lambda: fill(problem)),
         timed("equal", problem, lambda: equal(problem)),
@@ -232,8 +233,8 @@ def main() -> None:
     began = time.perf_counter()
     found: dict[str, list[Row]] = {}
     for name in names:
-        graph, cap = CASES[name]()
-        found[name] = compare(name, graph, cap, seconds)
+        graph, limits = CASES[name]()
+        found[name] = compare(name, graph, limits, seconds)
         for row in found[name]:
             print(show(f"{name} ({len(graph.ops)} ops)", row), flush=True)
     print("\n" + "\n".join(claims(found)))

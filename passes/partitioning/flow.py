@@ -170,7 +170,8 @@ def _minimum_cuts(state: State, free: Sequence[int], first: int) -> list[set[int
     if not tails:
         return []
     flow.add_arcs_with_capacity(np.array(tails), np.array(heads), np.array(capacities))
-    flow.solve(source, sink)
+    if flow.solve(source, sink) != flow.OPTIMAL:  # bytes beyond what it can add up
+        return []
     least = set(flow.get_source_side_min_cut())
     most = set(flow.get_sink_side_min_cut())
     return [

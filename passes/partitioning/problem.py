@@ -41,8 +41,8 @@ class Load:
 class Problem:
     """A DAG of nodes in topological order (every edge goes from a lower to a higher number).
 
-    `ops[v]` are the ops that node v stands for. `weight_cap` bounds the bytes and `memory_cap` the
-    memory of the loads of one slice.
+    `ops[v]` are the ops that node v stands for, the one that leads them first. `weight_cap` bounds the
+    bytes and `memory_cap` the memory of the loads of one slice.
     """
 
     ops: tuple[tuple[int, ...], ...]

@@ -170,7 +170,10 @@ def join_uncuttable(problem: Problem, best: int) -> Problem:
 
 
 def quotient(problem: Problem, leader: Sequence[int]) -> Problem:
-    """The problem whose nodes are the classes of equal `leader`; the classes must form a DAG."""
+    """The problem whose nodes are the classes of equal `leader`; the classes must form a DAG.
+
+    A leader is one of its class; its ops come first.
+    """
     members: dict[int, list[int]] = {}
     for node, group in enumerate(leader):
         members.setdefault(group, []).append(node)
@@ -194,7 +197,10 @@ def quotient(problem: Problem, leader: Sequence[int]) -> Problem:
         loads[users] = (held + load.bytes, memory + load.memory)
     return Problem(
         ops=tuple(
-            tuple(sorted(op for node in members[group] for op in problem.ops[node]))
+            (
+                *problem.ops[group],
+                *(op for v in members[group] if v != group for op in problem.ops[v]),
+            )
             for group in order
         ),
         succs=tuple(tuple(sorted(number[other] for other in after[group])) for group in order),
@@ -206,16 +212,14 @@ def quotient(problem: Problem, leader: Sequence[int]) -> Problem:
     )
 
 
-def restrict(problem: Problem, coarse: Problem, slice_of: Sequence[int]) -> Assignment | None:
-    """The assignment of `coarse` that says the same as `slice_of`; None if it splits a node."""
+def carry(problem: Problem, other: Problem, slice_of: Sequence[int]) -> Assignment:
+    """An assignment of `problem` as one of a contraction of it, or of what it is a contraction of.
+
+    Where a contraction joins different slices, all go to that of its leader. After `reduce` this keeps
+    caps and order and costs no more: it is what the rules do.
+    """
     slice_of_op = {op: slice_of[v] for v, members in enumerate(problem.ops) for op in members}
-    found = []
-    for members in coarse.ops:
-        slices = {slice_of_op[op] for op in members}
-        if len(slices) > 1:
-            return None
-        found.append(slices.pop())
-    return found
+    return [slice_of_op[members[0]] for members in other.ops]
 
 
 def _others(nodes: Iterable[int], excluded: int = -1) -> tuple[int, ...]:

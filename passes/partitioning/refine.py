@@ -74,14 +74,14 @@ class State:
         group = self._closure(node, step)
         if group is None:
             return False
-        saved = sum(self._shift(member, step) for member in group)
+        saved = sum(self.shift(member, step) for member in group)
         if saved > 0 and all(
             used[target] <= cap
             for used, (_, cap) in zip(self.used, self.problem.resources, strict=True)
         ):
             return True
         for member in reversed(group):
-            self._shift(member, -step)
+            self.shift(member, -step)
         return False
 
     def _closure(self, node: int, step: int) -> list[int] | None:
@@ -97,7 +97,7 @@ class State:
                 return None
         return group
 
-    def _shift(self, node: int, step: int) -> int:
+    def shift(self, node: int, step: int) -> int:
         """Move one node whatever the cost; the bytes that this saves."""
         problem, here = self.problem, self.slice_of[node]
         there = here + step

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import chain
 
 from slicewise.passes.partitioning import exact
-from slicewise.passes.partitioning.anneal import anneal
+from slicewise.passes.partitioning.flow import refine_by_flows
 from slicewise.passes.partitioning.improve import improve
+from slicewise.passes.partitioning.multilevel import multilevel
 from slicewise.passes.partitioning.order import cut_order, orders
 from slicewise.passes.partitioning.problem import (
     Assignment,
@@ -19,7 +21,7 @@ from slicewise.passes.partitioning.problem import (
     lift,
     slice_bound,
 )
-from slicewise.passes.partitioning.reduce import join_uncuttable, reduce, restrict
+from slicewise.passes.partitioning.reduce import carry, join_uncuttable, reduce
 from slicewise.passes.partitioning.refine import refine
 
 MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
@@ -45,7 +47,9 @@ def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, 
     small = reduce(problem)
     fallback: Assignment | None = None
     least = _narrow_bound(small, deadline)
-    best = heuristic(small, deadline=deadline, seed=seed, least=least)
+    own = cut_order(problem, range(problem.size))  # so that none is worse than a cut of this order
+    start = None if own is None else carry(problem, small, own)
+    best = heuristic(small, start, deadline=deadline, seed=seed, least=least)
     bytes_best = None if best is None else cost(small, best)
     if best is not None and _is_settled(small, best, least):
         return Found(lift(small, best, ops), least, True, "bottlenecks")
@@ -53,9 +57,10 @@ def solve_relaxed(problem: Problem, ops: int, *, deadline: float, workers: int, 
         joined = join_uncuttable(small, bytes_best)
         fallback = lift(small, best, ops)
         if joined.size < small.size:
-            best = restrict(small, joined, best)
+            best = carry(small, joined, best)
             small = reduce(joined)
-            best = None if best is None else restrict(joined, small, best)
+            best = carry(joined, small, best)
+            bytes_best = cost(small, best)
     found = _prove(small, best, bytes_best, least, deadline=deadline, workers=workers, seed=seed)
     if found.slice_of is not None:
         fallback = lift(small, found.slice_of, ops)
@@ -82,15 +87,20 @@ def _is_settled(problem: Problem, best: Assignment, least: int) -> bool:
 
 
 def heuristic(
-    problem: Problem, *, deadline: float, seed: int, least: int = -1
+    problem: Problem,
+    start: Assignment | None = None,
+    *,
+    deadline: float,
+    seed: int,
+    least: int = -1,
 ) -> Assignment | None:
-    """The best of several cuts along topological orders, refined; None if none keeps the caps."""
+    """The best of `start` and several cuts along topological orders, refined; None if none fits."""
     if has_one_order(problem):
         return cut_order(problem, range(problem.size))
+    starts = chain([start], (cut_order(problem, order) for order in orders(problem)))
     best: Assignment | None = None
     best_bytes = 0
-    for order in orders(problem):
-        found = cut_order(problem, order)
+    for found in starts:
         if found is None:
             continue
         if not _is_settled(problem, found, least):
@@ -121,7 +131,14 @@ def _prove(
         return exhausted
     bound = max(least, exhausted.lower_bound)
     if exhausted.slice_of is not None:
-        best, best_bytes = exhausted.slice_of, cost(problem, exhausted.slice_of)
+        value = cost(problem, exhausted.slice_of)
+        if best_bytes is None or value < best_bytes:
+            best, best_bytes = exhausted.slice_of, value
+    if best is not None and best_bytes is not None and bound < best_bytes:
+        until = time.monotonic() + (deadline - time.monotonic()) / 4
+        best = refine_by_flows(problem, best, deadline=until, seed=seed)
+        best = refine(problem, best, deadline=until, seed=seed)
+        best_bytes = cost(problem, best)
     if best_bytes is None or bound < best_bytes:
         bound = max(bound, _cut_bound(problem, best, deadline))
     if best is not None and best_bytes is not None and bound >= best_bytes:
@@ -133,7 +150,7 @@ def _prove(
         fitting = fits(problem, [0] * problem.size)
         return Found([0] * problem.size if fitting else None, 0, True, "one slice")
     if problem.size * slices > MOST_VARIABLES and best is not None:
-        better = anneal(problem, best, deadline=deadline, seed=seed, least=bound)
+        better = multilevel(problem, best, deadline=deadline, seed=seed, least=bound)
         value = cost(problem, better)
         return Found(better, min(bound, value), bound >= value, "minimum cuts")
     # Good assignments are found sooner in a model of few slices; the proof needs all of them.

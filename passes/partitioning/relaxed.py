@@ -27,6 +27,7 @@ from slicewise.passes.partitioning.refine import refine
 MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
 _FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
 _MOST_PREFIXES = 400_000
+_WIDE = 200  # nodes from which on the bound at windows is worth its seconds
 _FIRST_SHARE = 0.2  # of the time for a first proof; then assignments are improved
 _IMPROVING = 0.8  # of the rest; what is left proves again
 _MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
@@ -190,8 +191,9 @@ def has_one_order(problem: Problem) -> bool:
 
 
 def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> int:
-    """The best of the minimum-cut bounds along some orders."""
+    """The best of the minimum-cut bounds along some orders, and at windows where they say little."""
     from slicewise.passes.partitioning.bounds import lower_bound
+    from slicewise.passes.partitioning.windows import window_bound
 
     tried = orders(problem)
     if best is not None:
@@ -203,6 +205,13 @@ def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> in
     for order in tried:
         if time.monotonic() < until:
             bound = max(bound, lower_bound(problem, order, deadline=until))
+    enough = None if best is None else cost(problem, best)
+    if problem.size < _WIDE or enough is None or bound * 2 > enough:
+        return bound
+    until = time.monotonic() + (deadline - time.monotonic()) / 3
+    for amounts, cap in problem.resources:
+        weights = even_weights(problem, amounts)
+        bound = max(bound, window_bound(problem, weights, cap, deadline=until, enough=enough))
     return bound
 
 

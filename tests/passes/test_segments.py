@@ -1,17 +1,21 @@
-"""The bound along bottlenecks against every assignment of small problems."""
+"""The bounds along bottlenecks and at windows against every assignment of small problems."""
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slicewise.passes.partitioning import segments
+from slicewise.passes.partitioning import segments, windows
 from slicewise.passes.partitioning.anneal import anneal
 from slicewise.passes.partitioning.improve import improve
+from slicewise.passes.partitioning.order import cut_order
 from slicewise.passes.partitioning.problem import (
     Load,
     Net,
@@ -21,6 +25,7 @@ from slicewise.passes.partitioning.problem import (
     fits,
 )
 from slicewise.passes.partitioning.segments import bottlenecks, segment_bound
+from slicewise.passes.partitioning.windows import window_bound
 
 
 def narrow_problem(pick: random.Random) -> Problem:
@@ -213,3 +218,60 @@ def test_improvement_goes_on_until_the_time_is_over_or_the_bound_is_met():
 
     least = cost(problem, start)
     assert improve(problem, start, least=least, deadline=began + 99, workers=1, seed=0) == start
+
+
+def random_problem(pick: random.Random) -> Problem:
+    """Any graph: dead ends, several nets of one node, no bytes, shared loads, nodes without weight."""
+    size = pick.randint(2, 9)
+    dense = pick.choice((0.2, 0.4, 0.7))
+    succs = [tuple(v for v in range(u + 1, size) if pick.random() < dense) for u in range(size)]
+    nets = []
+    for node, after in enumerate(succs):
+        cut = pick.randint(0, len(after))
+        nets += [
+            Net(pick.choice((0, pick.randint(1, 60), 1000)), node, readers)
+            for readers in sorted({after[:cut], after[cut:]} - {()})
+        ]
+    loads = [Load(pick.randint(0, 8), 0, (node,)) for node in range(size) if pick.random() < 0.8]
+    loads += [
+        Load(pick.randint(1, 8), 0, tuple(sorted(pick.sample(range(size), 2))))
+        for _ in range(pick.choice((0, 0, 1, 2)))
+    ]
+    alone = max((sum(x.bytes for x in loads if n in x.users) for n in range(size)), default=1)
+    return Problem(
+        ops=tuple((node,) for node in range(size)),
+        succs=tuple(succs),
+        nets=tuple(nets),
+        loads=tuple(loads),
+        weight_cap=max(1, alone + pick.randint(0, 8)),
+    )
+
+
+def check_window_bound(problem: Problem) -> tuple[int, int]:
+    assert problem.weight_cap is not None
+    weights = even_weights(problem, problem.resources[0][0])
+    cap = problem.weight_cap
+    with mock.patch.object(windows, "_ROUNDS", 3), mock.patch.object(windows, "_STEPS", 20):
+        bound = window_bound(problem, weights, cap, deadline=time.monotonic() + 10)
+    wanted = fewest_bytes(problem)
+    assert bound <= wanted
+    return bound, wanted
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 1 << 32), st.sampled_from((random_problem, narrow_problem, twin_problem)))
+def test_the_bound_at_windows_holds(seed: int, make: Callable[[random.Random], Problem]):
+    check_window_bound(make(random.Random(seed)))
+
+
+def test_the_bound_at_windows_is_no_small_part_of_what_wide_graphs_pay():
+    problem = wide_problem(14, 6)
+    weights = np.array([load.bytes for load in problem.loads])
+    start = [node // 6 // 2 for node in range(problem.size)]
+    cap = max(int(weights[[s == k for s in start]].sum()) for k in set(start)) * 2
+    found = cut_order(replace(problem, weight_cap=cap), range(problem.size))
+    assert found is not None
+
+    bound = window_bound(problem, weights, cap, deadline=time.monotonic() + 10)
+
+    assert cost(problem, found) * 0.2 <= bound <= cost(problem, found)

@@ -1,0 +1,173 @@
+"""A lower bound for wide graphs: what is live at a boundary in every window of weights.
+
+The slices of an assignment end at ideals (sets of nodes closed under predecessors) whose weights go up
+by at most the cap. So for any weight t from 1 to the total there is an ideal in the *window*
+t <= w < t + cap: the first one that is not lighter than t. A net that is live there (made inside, read
+outside) is received by some later slice. Split the bytes of every net over windows, so that its shares
+together are at most its bytes. Then every assignment pays at least
+
+    sum over windows of the least shares that are live at an ideal of a weight in the window:
+
+where a net is live in several windows, or one ideal stands for several, its shares there together are
+still at most its bytes, which are paid. This holds for any windows and shares.
+
+Windows are put where the cuts are largest. Shares are found by going to and fro: find the ideals that
+decide the windows, then shares that make the best of all ideals found so far (multiplicative weights).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slicewise.passes.partitioning.problem import Problem
+from slicewise.passes.partitioning.spine import (
+    MOST_NODES,
+    NEVER,
+    Flow,
+    cheapest,
+    flows,
+    least_cuts,
+    live_nets,
+)
+
+Array = NDArray[Any]
+
+_PER_CAP = 60  # buckets of weight
+_PRICES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0, 8.0, -8.0)  # in mean cuts
+_ROUNDS = 40
+_STEPS = 200  # of multiplicative weights in a round
+_RATE = 0.5
+_NEAR = 0.1  # of the least: ideals that near decide too
+_SOFT = 0.05  # of the mean cut
+
+_Known = tuple[Array, int]  # the nets that are live at an ideal, and a price that comes with it
+
+
+def window_bound(
+    problem: Problem, weights: Array, cap: int, *, deadline: float, enough: int = NEVER
+) -> int:
+    """Bytes that every assignment pays whose slices weigh at most `cap`; stops at `enough`.
+
+    0 where the graph is too large, or time is over before the windows are found.
+    """
+    total = int(weights.sum())
+    if problem.size > MOST_NODES or total <= cap or cap <= 0 or not problem.nets:
+        return 0
+    networks = flows(problem, weights, cap)
+    amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)
+    mean = max(1.0, float(np.mean([cheapest(flow, amounts, 0.0) for flow in networks])))
+    rates = [price * mean / cap for price in _PRICES]
+    width = -(-cap // _PER_CAP)
+    cuts = np.full(total // width + 1, NEVER)
+    for flow in networks:
+        first, last = flow.low // width, flow.high // width + 1
+        most = int(cuts[first:last].max())
+        found, _ = least_cuts(flow, amounts, rates, (first, last, width), most)
+        np.minimum(cuts[first:last], np.maximum(found, 0), out=cuts[first:last])
+        if time.monotonic() > deadline:
+            return 0
+    starts = [bucket * width for bucket in _windows(cuts, -(-cap // width))]
+    if not starts:
+        return 0
+    known: list[list[_Known]] = [[] for _ in starts]
+    tries = [dict.fromkeys(range(len(networks)), 0.0) for _ in starts]
+    shares = np.full((len(amounts), len(starts)), 1 / len(starts))
+    best = 0
+    for _ in range(_ROUNDS):
+        # Slightly less than all bytes, so that rounding never makes them more.
+        parts = (amounts[:, None] * (shares * (1 - 1e-9))).astype(np.int64)
+        value = 0
+        for index, start in enumerate(starts):
+            part = parts[:, index]
+            least, near = _least(networks, tries[index], part, rates, (start, cap))
+            value += least
+            for flow, rate, proven in near:
+                live = live_nets(problem, flow, part, rate)
+                known[index].append((live, proven - int(part[live].sum())))
+        best = max(best, value)
+        if time.monotonic() > deadline or best >= enough or not any(known):
+            break
+        shares = _share(known, amounts, mean)
+    return best
+
+
+def _windows(cuts: Array, step: int) -> list[int]:
+    """The first buckets of windows of `step` buckets, none overlapping, whose least cuts are most."""
+    if len(cuts) < step + 2:
+        return []
+    spans = np.lib.stride_tricks.sliding_window_view(cuts[1:-1], step).min(axis=1)
+    gains = np.where(spans < NEVER, spans, 0)  # of the window that starts at bucket 1, 2, ...
+    best = np.zeros(len(cuts) + 1, dtype=np.int64)  # of windows that end before a bucket
+    for end in range(step + 1, len(cuts)):
+        best[end] = max(best[end - 1], best[end - step] + gains[end - step - 1])
+    starts, end = [], len(cuts) - 1
+    while end > step:
+        if best[end] == best[end - 1]:
+            end -= 1
+            continue
+        end -= step
+        starts.append(end)
+    return starts[::-1]
+
+
+def _least(
+    networks: Sequence[Flow],
+    tries: dict[int, float],
+    part: Array,
+    rates: Sequence[float],
+    window: tuple[int, int],
+) -> tuple[int, list[tuple[Flow, float, int]]]:
+    """The least that ideals of start <= weight < start + cap cut, and what is not far from it.
+
+    `tries` are the networks in the order in which they are tried, with the price to begin with. What
+    decided comes first the next time.
+    """
+    start, cap = window
+    width, least = -(-cap // _PER_CAP), NEVER
+    near, decided = [], {}
+    for index, price in list(tries.items()):
+        flow = networks[index]
+        if flow.high < start or flow.low >= start + cap:
+            continue
+        first = max(start, flow.low) // width
+        last = min(start + cap - 1, flow.high) // width + 1
+        most = NEVER if least == NEVER else int(least * (1 + _NEAR))
+        prices = [price, *(rate for rate in rates if rate != price)]
+        found, rate = least_cuts(flow, part, prices, (first, last, width), most)
+        proven = int(found.min())
+        least = min(least, max(0, proven))
+        tries[index] = rate
+        if proven > -NEVER and (proven < most or proven <= 0):
+            decided[index] = rate
+            near.append((flow, rate, proven))
+    rest = {index: price for index, price in tries.items() if index not in decided}
+    tries.clear()
+    tries.update(decided | rest)
+    return (0 if least == NEVER else least), near
+
+
+def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float) -> Array:
+    """Shares of every net in every window that do well for the known ideals.
+
+    The least is softened, so that what is close to it counts too, and the later half is averaged.
+    """
+    growth = np.zeros((len(amounts), len(known)))
+    average = np.zeros_like(growth)
+    live = [np.array([nets for nets, _ in pool], dtype=float) for pool in known]
+    prices = [np.array([price for _, price in pool], dtype=float) for pool in known]
+    for count in range(_STEPS):
+        shares = np.exp(growth - growth.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        if count >= _STEPS // 2:
+            average += shares
+        for index, pool in enumerate(live):
+            if len(pool):
+                cut = pool @ (amounts * shares[:, index]) + prices[index]
+                likely = np.exp((cut.min() - cut) / (_SOFT * mean))
+                growth[:, index] += _RATE * (likely / likely.sum()) @ pool
+    return np.asarray(average / average.sum(axis=1, keepdims=True))

@@ -67,6 +67,11 @@ class Transport:
     message_bytes: int | None = None
     record_bytes: int = 0
 
+    def step(self, name: str) -> Step:
+        """The step of this name: send, collect, pass_on or receive."""
+        found: Step = getattr(self, name)
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
@@ -191,7 +196,7 @@ def _moving(
     total = variance = 0.0
     first: dict[str, Step] = {}
     for moved in tensors:
-        step: Step = getattr(model.transport(moved.transport), name)
+        step = model.transport(moved.transport).step(name)
         total += step.transfer(moved.bytes) + step.cpu(moved.bytes) / share
         first[moved.transport] = step
     if first:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from slicewise.cost import CostModel, Step
+from slicewise.cost import CostModel
 from slicewise.passes.joint.problem import JointProblem
 from slicewise.passes.partitioning.ground import Ground
 
@@ -161,7 +161,7 @@ class _Builder:
         def table(step_of: str) -> tuple[Array, Array]:
             cpu, wait = np.zeros((ways, links)), np.zeros((ways, links))
             for index, transport in enumerate(self.model.transports):
-                step: Step = getattr(transport, step_of)
+                step = transport.step(step_of)
                 cpu[index] = step.cpu_ms + step.cpu_ns * 1e-6 * sizes
                 wait[index] = step.wait_ns * 1e-6 * sizes
             return cpu, wait

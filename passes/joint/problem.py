@@ -135,8 +135,8 @@ def _beats(model: CostModel, one: Transport, other: Transport, size: int) -> boo
     slow = model.share(min(CALLER_MB))
 
     def beats(in_slice: str, in_caller: str) -> bool:
-        mine, theirs = getattr(one, in_slice), getattr(other, in_slice)
-        passing, passing_there = getattr(one, in_caller), getattr(other, in_caller)
+        mine, theirs = one.step(in_slice), other.step(in_slice)
+        passing, passing_there = one.step(in_caller), other.step(in_caller)
         waiting = mine.wait_ms if mine.wait_ms > theirs.wait_ms else 0.0
         mine_ms = waiting + mine.transfer(size) + passing.transfer(size) + passing.cpu(size) / slow
         spare = theirs.cpu(size) - mine.cpu(size)

@@ -74,7 +74,8 @@ def test_messages_above_the_payload_limit_go_through_s3(tmp_path: Path) -> None:
 
 def check_emulated(bundle: slicewise.Bundle, model: nn.Module, transport: str) -> None:
     """Three slices, one after the other: their waits add up, and the answer is the same."""
-    with bundle.serve(network="aws", network_seed=3) as endpoint:
+    endpoint: Any = bundle.serve(network="aws", network_seed=3)
+    with endpoint:
         began = time.monotonic()
         check(endpoint, model, 2)
         elapsed_ms = (time.monotonic() - began) * 1000

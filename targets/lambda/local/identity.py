@@ -11,9 +11,8 @@ import re
 from dataclasses import dataclass
 
 PREFIX = "ASIALOCAL."  # AWS's ids of temporary credentials begin with ASIA
-CREDENTIAL = re.compile(
-    re.escape(f"Credential={PREFIX}") + r"(?P<instance>(?P<function>[\w-]+)-\d+)/"
-)
+CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
+INSTANCE_KEY = re.compile(re.escape(PREFIX) + r"(?P<instance>(?P<function>[\w-]+)-\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +33,19 @@ def access_key_id(instance: str) -> str:
     return PREFIX + instance
 
 
+def access_key_id_of(authorization: str | None) -> str | None:
+    """The access key id in an `Authorization` header; None when the request is not signed.
+
+    CreateSession has to give it back, so that a session of S3 Express still says whose it is.
+    """
+    match = CREDENTIAL.search(authorization or "")
+    return match[1] if match else None
+
+
 def caller_of(authorization: str | None) -> Caller | None:
     """The instance that signed a request; None for everybody else (the user's own clients).
 
     Signatures are not checked: nothing on this machine has a reason to lie.
     """
-    match = CREDENTIAL.search(authorization or "")
+    match = INSTANCE_KEY.fullmatch(access_key_id_of(authorization) or "")
     return Caller(function=match["function"], instance=match["instance"]) if match else None

@@ -66,7 +66,7 @@ def wsgi_environ(head: Head, body: bytearray, arrived: float) -> Environ:
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
-        "wsgi.input": io.BytesIO(body),
+        "wsgi.input": io.BytesIO(bytes(body)),
         "wsgi.input_terminated": True,  # werkzeug then reads it in one piece
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,

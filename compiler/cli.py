@@ -123,6 +123,15 @@ def inspect(directory: Path, as_json: bool) -> None:
         _print_plan(plan)
 
 
+def _network_options(command: Any) -> Any:
+    for option in (
+        click.option("--network-seed", type=int, default=0, help="Another seed, other waits."),
+        click.option("--network", help="Emulate a network: aws. Without it there is none."),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
@@ -134,7 +143,15 @@ def inspect(directory: Path, as_json: bool) -> None:
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and trace as JSON.")
-def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -> None:
+@_network_options
+def run(
+    directory: Path,
+    input_file: Path,
+    output: Path | None,
+    as_json: bool,
+    network: str | None,
+    network_seed: int,
+) -> None:
     """Serve a bundle on this machine, send it one request, and stop it."""
     import numpy as np
 
@@ -145,7 +162,7 @@ def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -
             inputs = {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
         raise click.BadParameter(f"cannot read {input_file}: {error}") from error
-    with serve(directory) as endpoint:
+    with serve(directory, network=network, network_seed=network_seed) as endpoint:
         outputs = _named(endpoint(**inputs))
         trace = endpoint.last_trace
     if output is not None:
@@ -161,18 +178,23 @@ def run(directory: Path, input_file: Path, output: Path | None, as_json: bool) -
         click.echo(
             f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}"
         )
+    click.echo(f"Emulated network: {trace.get('network', 'off')}")
 
 
 @cli.command("serve")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--port", type=int, default=0, help="Port of the Lambda API; 0 takes a free one.")
-def serve_command(directory: Path, port: int) -> None:
+@_network_options
+def serve_command(directory: Path, port: int, network: str | None, network_seed: int) -> None:
     """Run a bundle on this machine until Ctrl-C."""
     from slicewise.api import serve
 
-    with serve(directory, port=port) as endpoint:
+    with serve(directory, port=port, network=network, network_seed=network_seed) as endpoint:
         url, function = endpoint.url, endpoint.function
-        click.echo(f"Lambda API at {url}, entry function {function}. Ctrl-C stops it.\n")
+        click.echo(
+            f"Lambda API at {url}, entry function {function}, "
+            f"emulated network {endpoint.network}. Ctrl-C stops it.\n"
+        )
         click.echo(
             f"aws lambda invoke --endpoint-url {url} --function-name {function} \\\n"
             "  --cli-binary-format raw-in-base64-out --payload file://request.json reply.json"

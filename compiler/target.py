@@ -50,6 +50,11 @@ class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
         ...
 
     @property
+    def network(self) -> str:
+        """The network that is emulated, or "off"."""
+        ...
+
+    @property
     def reports(self) -> Sequence[Any]:
         """What the platform reports of every invocation so far: duration, memory, cold start."""
         ...

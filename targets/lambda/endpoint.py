@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
@@ -12,7 +12,11 @@ from slicewise.plan import Plan
 from .bundle import read_functions
 from .profile import MB, Profile
 
+if TYPE_CHECKING:
+    from .local.network import Network
+
 BUCKET = "slicewise"
+AWS = "aws"
 
 
 def serve(
@@ -21,12 +25,18 @@ def serve(
     profile: Profile,
     *,
     at_least_memory_mb: int = 0,
+    network: str | None = None,
+    network_seed: int = 0,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
 
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
+    `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
+    `network_seed` gives the same waits.
     """
+    if network not in (None, AWS):
+        raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
     try:
         from .local import Platform
     except ImportError as error:
@@ -43,10 +53,26 @@ def serve(
         buckets=(BUCKET,),
         package_limit_bytes=int(profile.limits.package_mb_max * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
+        network=aws_network(profile, network_seed) if network else None,
         **options,
     )
     platform.start()
     return LocalEndpoint(plan, entry, platform)
+
+
+def aws_network(profile: Profile, seed: int = 0) -> Network:
+    """What the profile says of waits and bandwidth, as a network that the local platform emulates."""
+    from .local.network import Network, Wait
+
+    spreads = {
+        "call": profile.call.wait_ms,
+        "s3 put": profile.s3.put_ms,
+        "s3 get": profile.s3.get_ms,
+        "s3express put": profile.s3express.put_ms,
+        "s3express get": profile.s3express.get_ms,
+    }
+    waits = {kind: Wait(spread.p50, spread.sigma) for kind, spread in spreads.items()}
+    return Network(name=AWS, seed=seed, bytes_s=profile.network.bytes_s, waits=waits)
 
 
 class LocalEndpoint:
@@ -73,9 +99,15 @@ class LocalEndpoint:
         return str(self.platform.endpoint_url)
 
     @property
+    def network(self) -> str:
+        """The network that is emulated, or "off"."""
+        return str(self.platform.network)
+
+    @property
     def last_trace(self) -> dict[str, Any]:
-        """Where the time of the latest call went, ms."""
-        return self.client.last_trace
+        """Where the time of the latest call went, ms, and over which emulated network."""
+        trace = self.client.last_trace
+        return {**trace, "network": self.network} if trace else {}
 
     @property
     def reports(self) -> tuple[Any, ...]:

@@ -25,13 +25,17 @@ def test_run_answers_one_request(wide_bundle: slicewise.Bundle, tmp_path: Path) 
     command = slicewise_command("run", str(wide_bundle.directory), "--input", str(request))
 
     done = subprocess.run(
-        [*command, "--output", str(reply), "--json"], capture_output=True, text=True, check=True
+        [*command, "--output", str(reply), "--json", "--network", "aws"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     printed = json.loads(done.stdout)
     with np.load(reply) as outputs:
         assert outputs["narrow"].shape == (3, 8)
         np.testing.assert_allclose(printed["outputs"]["narrow"], outputs["narrow"], rtol=1e-6)
+    assert printed["trace"]["network"] == "aws (seed 0)"
     assert [part["slice"] for part in printed["trace"]["slices"]] == ["slice0", "slice1", "slice2"]
 
 
@@ -66,6 +70,7 @@ def test_serve_listens_where_it_is_told_until_it_is_stopped(
         function = re.search(r"entry function ([\w-]+)", line)
         assert function is not None
         assert f"127.0.0.1:{port}" in line
+        assert "emulated network off" in line
         body = json.dumps({"inputs": {"x": {"data": [[0.5] * 8]}, "mask": {"data": [1]}}}).encode()
         with socket.create_connection(("127.0.0.1", port)) as client:
             path = f"/2015-03-31/functions/{function.group(1)}/invocations"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import torch
 from torch import nn
 
 import slicewise
+
+lambda_endpoint = importlib.import_module("slicewise.targets.lambda.endpoint")
+local_network = importlib.import_module("slicewise.targets.lambda.local.network")
+default_profile = importlib.import_module("slicewise.targets.lambda.profile").default_profile
 
 
 def objects(endpoint: Any) -> list[str]:
@@ -47,9 +53,11 @@ def test_one_transport_alone_serves_the_model(
         transports=[transport],
     )
     assert {edge.transport for edge in compiled.plan.edges} == {transport}
-    with compiled.save(tmp_path / "bundle").serve() as endpoint:
+    bundle = compiled.save(tmp_path / "bundle")
+    with bundle.serve() as endpoint:
         check(endpoint, wide_model, 2)
         assert objects(endpoint) == []
+    check_emulated(bundle, wide_model, transport)
 
 
 def test_messages_above_the_payload_limit_go_through_s3(tmp_path: Path) -> None:
@@ -62,3 +70,37 @@ def test_messages_above_the_payload_limit_go_through_s3(tmp_path: Path) -> None:
     with compiled.save(tmp_path / "bundle").serve() as endpoint, torch.no_grad():
         torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
         assert objects(endpoint) == []
+
+
+def check_emulated(bundle: slicewise.Bundle, model: nn.Module, transport: str) -> None:
+    """Three slices, one after the other: their waits add up, and the answer is the same."""
+    endpoint: Any = bundle.serve(network="aws", network_seed=3)
+    with endpoint:
+        began = time.monotonic()
+        check(endpoint, model, 2)
+        elapsed_ms = (time.monotonic() - began) * 1000
+        trace = endpoint.last_trace
+        counts = endpoint.platform.network_counts
+        assert objects(endpoint) == []
+    traffic = local_network.Traffic(lambda_endpoint.aws_network(default_profile(), seed=3))
+    waits = {
+        kind: [1000 * traffic.draw_s(kind) for _ in range(count.operations)]
+        for kind, count in counts.items()
+    }
+    first, *calls = waits["call"]
+    objects_ms = 0.0
+    if transport == "s3":  # every slice gets and puts at least once
+        objects_ms = 3 * min(waits["s3 put"]) + 3 * min(waits["s3 get"])
+
+    for part, wait in zip(trace["slices"], calls, strict=True):
+        assert part["call_ms"] >= wait
+    assert trace["total_ms"] >= sum(calls) + objects_ms
+    assert elapsed_ms >= first + trace["total_ms"]
+    assert endpoint.network == trace["network"] == "aws (seed 3)"
+    assert {report.network for report in endpoint.reports} == {"aws (seed 3)"}
+
+
+def test_the_trace_says_that_no_network_was_emulated(wide: Any, wide_model: nn.Module) -> None:
+    check(wide, wide_model, 2)
+    assert wide.network == wide.last_trace["network"] == "off"
+    assert {report.network for report in wide.reports} == {"off"}

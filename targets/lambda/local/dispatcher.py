@@ -17,6 +17,7 @@ from ..functions import Function
 from .cgroup import INIT_VCPUS, cpu_share
 from .environment import VERSION
 from .instance import Instance, Invocation, Surroundings
+from .network import OFF
 from .reports import Journal, Report, Status
 from .runtime_api import DeadlinePassed, InstanceExited, RuntimeReply
 
@@ -27,7 +28,8 @@ LAST_INVOCATIONS_SECONDS = 5.0
 class Outcome:
     """How an invocation ended: the payload for the caller, and what the log and report say.
 
-    `error_type` is None exactly when the function succeeded.
+    `error_type` is None exactly when the function succeeded. `seconds` passed from the moment when
+    there was an instance, or when one had to be started, until the reply was there.
     """
 
     payload: bytes | bytearray
@@ -35,6 +37,7 @@ class Outcome:
     status: Status = "success"
     log: bytes = b""
     instance_lives: bool = True
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class Dispatcher:
         cpu_scale: float,
         concurrency_limit: int,
         init_timeout_s: float,
+        network: str = OFF,
     ) -> None:
         self.functions = {function.name: function for function in functions}
         self._around = surroundings
@@ -70,6 +74,7 @@ class Dispatcher:
         self._cpu_scale = cpu_scale
         self._concurrency_limit = concurrency_limit
         self._init_timeout_s = init_timeout_s
+        self._network = network
         self._lock = threading.Lock()
         self._idle: dict[str, list[Instance]] = {name: [] for name in self.functions}
         self._running = 0
@@ -131,6 +136,7 @@ class Dispatcher:
 
     def _invoke(self, function: Function, invocation: Invocation) -> Outcome:
         instance = self._take_idle(function)
+        found = time.monotonic()
         init = Init()
         try:
             if instance is None:
@@ -147,12 +153,13 @@ class Dispatcher:
                 outcome = self._initialise_within(instance, invocation, deadline)
             if outcome is None:
                 outcome = self._run(instance, invocation, deadline)
-            duration_ms = (time.monotonic() - began) * 1000
+            ended = time.monotonic()
         except BaseException:
             if instance:
                 self._discard(instance)
             raise
-        return self._finish(instance, invocation, outcome, init, duration_ms)
+        outcome = replace(outcome, seconds=ended - found)
+        return self._finish(instance, invocation, outcome, init, (ended - began) * 1000)
 
     def _run(self, instance: Instance, invocation: Invocation, deadline: float) -> Outcome:
         """The invoke phase."""
@@ -252,6 +259,7 @@ class Dispatcher:
             init_ms=init.ms,
             status=outcome.status,
             error_type=outcome.error_type,
+            network=self._network,
         )
         log = b"".join(
             (

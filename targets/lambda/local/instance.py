@@ -16,6 +16,7 @@ from pathlib import Path
 from ..functions import Function
 from .cgroup import Confinement, Limiter
 from .environment import function_arn, instance_environment
+from .identity import access_key_id, instance_id
 from .keeper import Keeper, Process
 from .memory import Meter, Sampler
 from .runtime_api import RuntimeApi, RuntimeReply
@@ -44,7 +45,8 @@ class Surroundings:
     layer: Path
     work: Path
     endpoints: Mapping[str, str]
-    credentials: tuple[str, str]
+    credentials: tuple[str, str] | None
+    """What instances sign with; None: each with an access key id of its own (identity.py)."""
 
 
 class Instance:
@@ -52,7 +54,7 @@ class Instance:
 
     def __init__(self, number: int, function: Function, surroundings: Surroundings) -> None:
         """Start the process. Raises TargetError or OSError when that fails."""
-        self.id = f"{function.name}-{number}"
+        self.id = instance_id(function.name, number)
         self.started = time.monotonic()
         self.function = function
         self._around = surroundings
@@ -85,7 +87,7 @@ class Instance:
             runtime_api=self.api.address,
             layer=self._around.layer,
             scratch=self._scratch,
-            credentials=self._around.credentials,
+            credentials=self._around.credentials or (access_key_id(self.id), "local"),
             endpoints=self._around.endpoints,
         )
         # -S and -P: nothing on sys.path but the package, the layer and the standard library.

@@ -11,7 +11,6 @@ import socket
 import threading
 import time
 import uuid
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -20,8 +19,11 @@ from slicewise.errors import TargetError
 from ..functions import Function
 from .dispatcher import Dispatcher, Outcome, Throttled
 from .environment import ACCOUNT, REGION, VERSION, function_arn
+from .identity import caller_of
 from .instance import Invocation
-from .wire import Connection, Disconnected, Head, WireError
+from .network import CALL, Traffic, sleep_until
+from .server import Answer, Server
+from .wire import Connection, Head
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024  # of an asynchronous invocation
@@ -45,15 +47,6 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.fields = fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A reply of the Invoke API."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | bytearray = b""
-
-
 class InvokeServer:
     """Listens on a loopback port (0: a free one) and serves each connection on its own thread.
 
@@ -61,75 +54,33 @@ class InvokeServer:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, event_retry_s: tuple[float, ...], port: int = 0
+        self,
+        dispatcher: Dispatcher,
+        event_retry_s: tuple[float, ...],
+        port: int = 0,
+        traffic: Traffic | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._traffic = traffic
         self._event_retry_s = event_retry_s
         try:
-            self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+            listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         except OSError as error:
             raise TargetError(
                 f"port {port} cannot be used ({error.strerror}); choose another one, or 0 for any."
             ) from error
-        self._lock = threading.Lock()
-        self._sockets: set[socket.socket] = set()
-        self._stopping = threading.Event()
-        host, port = self._listener.getsockname()[:2]
+        host, port = listener.getsockname()[:2]
         self.url = f"http://{host}:{port}"
-        self._thread = threading.Thread(target=self._accept, name="slicewise-invoke", daemon=True)
-        self._thread.start()
+        self._server = Server(listener, self._answer)
 
     def stop(self) -> None:
         """Close the port and all connections."""
-        self._stopping.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
-        self._listener.close()
-        with self._lock:
-            for sock in self._sockets:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+        self._server.stop()
 
-    def _accept(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                sock, _address = self._listener.accept()
-            except OSError:
-                self._stopping.wait(0.01)  # a client that has gone already, or no descriptors left
-                continue
-            with self._lock:
-                self._sockets.add(sock)
-            threading.Thread(
-                target=self._serve, args=(sock,), name="slicewise-connection", daemon=True
-            ).start()
-
-    def _serve(self, sock: socket.socket) -> None:
-        """Answer the requests of one connection until the client closes it."""
-        try:
-            connection = Connection(sock)
-            while head := connection.read_head():
-                self._respond(connection, self._answer(connection, head))
-                if not head.keep_alive:
-                    break
-        except WireError as error:
-            with contextlib.suppress(OSError):
-                self._respond(connection, Answer(status=error.status))
-        except (Disconnected, OSError):
-            pass  # the client has gone
-        finally:
-            with self._lock:
-                self._sockets.discard(sock)
-            sock.close()
-
-    def _respond(self, connection: Connection, answer: Answer) -> None:
-        connection.discard_body()
-        connection.respond(answer.status, answer.headers, answer.body)
-
-    def _answer(self, connection: Connection, head: Head) -> Answer:
+    def _answer(self, connection: Connection, head: Head, arrived: float) -> Answer:
         request_id = str(uuid.uuid4())
         try:
-            answer = self._handle(connection, head, request_id)
+            answer = self._handle(connection, head, arrived, request_id)
         except Refusal as refusal:
             answer = refused(refusal)
         except Throttled:
@@ -145,7 +96,9 @@ class InvokeServer:
             body=answer.body,
         )
 
-    def _handle(self, connection: Connection, head: Head, request_id: str) -> Answer:
+    def _handle(
+        self, connection: Connection, head: Head, arrived: float, request_id: str
+    ) -> Answer:
         url = urlsplit(head.target)
         match = PATH.fullmatch(url.path)
         if not match:
@@ -176,7 +129,7 @@ class InvokeServer:
                 target=self._run_event, args=(function, invocation), daemon=True
             ).start()
             return Answer(status=202)
-        outcome = self._dispatcher.invoke(function, invocation)
+        outcome = self._run(function, invocation, head, arrived)
         tail = head.headers.get("x-amz-log-type") == "Tail"
         return answered(outcome, qualifier, tail=tail)
 
@@ -196,13 +149,30 @@ class InvokeServer:
             raise Refusal(404, "ResourceNotFoundException", f"Function not found: {arn}")
         return function, match["qualifier"] or qualifier
 
+    def _run(
+        self, function: Function, invocation: Invocation, head: Head, arrived: float
+    ) -> Outcome:
+        """A synchronous invocation over the emulated network, if there is one."""
+        if self._traffic is None:
+            return self._dispatcher.invoke(function, invocation)
+        caller = caller_of(head.headers.get("authorization"))
+        environment = caller.instance if caller else None
+        half = self._traffic.draw_s(CALL) / 2
+        delivered = half + self._traffic.transfer(environment, "out", head.content_length, arrived)
+        sleep_until(delivered)
+        outcome = self._dispatcher.invoke(function, invocation)
+        replied = delivered + outcome.seconds  # the platform's own time in between does not count
+        size = len(outcome.payload)
+        self._traffic.finish(CALL, half + self._traffic.transfer(environment, "in", size, replied))
+        return outcome
+
     def _run_event(self, function: Function, invocation: Invocation) -> None:
         """An asynchronous invocation: again after a failure, as Lambda does."""
         for delay in (*self._event_retry_s, None):
             with contextlib.suppress(Throttled, TargetError, OSError):
                 if self._dispatcher.invoke(function, invocation).error_type is None:
                     return
-            if delay is None or self._stopping.wait(delay):
+            if delay is None or self._server.stopping.wait(delay):
                 return
 
 

@@ -25,6 +25,7 @@ from .invoke_api import InvokeServer
 from .keeper import Keeper
 from .layer import build_layer
 from .memory import Sampler
+from .network import CALL, OFF, Count, Network, Traffic
 from .reports import Journal, Report
 from .s3 import S3Server
 
@@ -42,6 +43,7 @@ class Platform:
     come from a layer. `concurrency_limit` counts invocations in progress over all functions.
     `port` is the Invoke API's, 0 for a free one. `enforcement` picks how limits are enforced.
     `event_retry_s` are the waits before an asynchronous invocation that failed is tried again.
+    `network` is emulated when given, see network.py; it needs this platform's own S3.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Platform:
         init_timeout_s: float = 10.0,
         event_retry_s: tuple[float, ...] = (60.0, 120.0),
         enforcement: Kind | Literal["auto"] = "auto",
+        network: Network | None = None,
     ) -> None:
         # Instances run in their package's directory, where a relative path would not lead to it.
         self._functions = tuple(
@@ -75,6 +78,7 @@ class Platform:
         self._init_timeout_s = init_timeout_s
         self._event_retry_s = event_retry_s
         self._wanted_enforcement = enforcement
+        self._network = network
         self._journal = Journal()
         self._owner = os.getpid()
         self._limiter: Limiter | None = None
@@ -84,6 +88,7 @@ class Platform:
         self._s3: S3Server | None = None
         self._dispatcher: Dispatcher | None = None
         self._server: InvokeServer | None = None
+        self._traffic: Traffic | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,6 +103,11 @@ class Platform:
             raise TargetError("the local platform needs Linux: it uses pidfd, /proc and cgroups")
         if self._server:
             raise TargetError("the platform has been started already")
+        if self._network and self._s3_endpoint_url:
+            raise TargetError(
+                f"the network {self._network} cannot be emulated for S3 at {self._s3_endpoint_url}; "
+                "leave out s3_endpoint_url or network"
+            )
         check_functions(
             self._functions,
             package_limit_bytes=self._package_limit_bytes,
@@ -118,7 +128,7 @@ class Platform:
         self._keeper = Keeper([*self._limiter.directories, work])
         s3_url = self._s3_endpoint_url
         if s3_url is None:
-            self._s3 = S3Server(self._keeper, work, self._buckets)
+            self._s3 = S3Server(self._keeper, work, self._buckets, self._network)
             s3_url = self._s3.url
         elif self._buckets:
             create_buckets(boto_client("s3", s3_url, self._credentials), self._buckets)
@@ -134,7 +144,8 @@ class Platform:
             layer=layer,
             work=work,
             endpoints=endpoints,
-            credentials=self._credentials,
+            # Another S3 server knows the user's credentials and no others.
+            credentials=self._credentials if self._s3_endpoint_url else None,
         )
         self._dispatcher = Dispatcher(
             self._functions,
@@ -143,8 +154,12 @@ class Platform:
             cpu_scale=self._cpu_scale,
             concurrency_limit=self._concurrency_limit,
             init_timeout_s=self._init_timeout_s,
+            network=self.network,
         )
-        self._server = InvokeServer(self._dispatcher, self._event_retry_s, self._port)
+        self._traffic = Traffic(self._network) if self._network else None
+        self._server = InvokeServer(
+            self._dispatcher, self._event_retry_s, self._port, self._traffic
+        )
         # No instance has started yet, so every one of them will see it.
         endpoints["AWS_ENDPOINT_URL_LAMBDA"] = self._server.url
 
@@ -189,6 +204,19 @@ class Platform:
         if self._limiter is None:
             raise TargetError("the platform has not been started; call start() or use `with`")
         return self._limiter.enforcement
+
+    @property
+    def network(self) -> str:
+        """The emulated network, or "off"."""
+        return str(self._network or OFF)
+
+    @property
+    def network_counts(self) -> dict[str, Count]:
+        """How many operations of each kind were emulated, and how many of them came too late."""
+        self._running_server()
+        if self._traffic is None or self._s3 is None:
+            return {}
+        return self._s3.network_counts() | {CALL: self._traffic.counts[CALL]}
 
     @property
     def reports(self) -> tuple[Report, ...]:

@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
+from .network import OFF
+
 Status = Literal["success", "error", "timeout"]
 MAX_REPORTS = 100_000
 MAX_LOG_BYTES = 1024 * 1024
@@ -20,7 +22,8 @@ class Report:
     `duration_ms` runs from handing the event to the runtime until its response is there.
     `init_ms` is the cold start (process start, imports, module code), None on a warm instance; it
     is billed. `max_memory_mb` is the instance's highest unreclaimable memory (MiB) since it
-    started; memory.py says how it is measured.
+    started; memory.py says how it is measured. `network` is the emulated network, or "off"; its
+    waits are part of the caller's time and of the function's own calls, never of a cold start.
     """
 
     function: str
@@ -33,9 +36,10 @@ class Report:
     init_ms: float | None
     status: Status
     error_type: str | None = None
+    network: str = OFF
 
     def __str__(self) -> str:
-        """Lambda's REPORT line."""
+        """Lambda's REPORT line, and which network was emulated."""
         fields = [
             f"REPORT RequestId: {self.request_id}",
             f"Duration: {self.duration_ms:.2f} ms",
@@ -49,6 +53,7 @@ class Report:
             fields.append(f"Status: {self.status}")
         if self.error_type:
             fields.append(f"Error Type: {self.error_type}")
+        fields.append(f"Network: {self.network}")
         return "\t".join(fields)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import socket
 import sys
 import threading
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from slicewise.errors import TargetError
 
 from .keeper import Keeper
+from .network import Count, Network
+from .s3_network import COUNTS_PATH
 
 SCRIPT = Path(__file__).with_name("s3_process.py")
 START_SECONDS = 60.0
@@ -26,10 +30,13 @@ class S3Server:
     buckets are asked for, it loads at the first connection, and so never where nobody uses S3.
     """
 
-    def __init__(self, keeper: Keeper, work: Path, buckets: Sequence[str]) -> None:
+    def __init__(
+        self, keeper: Keeper, work: Path, buckets: Sequence[str], network: Network | None = None
+    ) -> None:
         self._keeper = keeper
         self._work = work
         self._buckets = tuple(buckets)
+        self._network = network
         self._output = work / "s3.log"
         self._lock = threading.Lock()
         self._loading = False
@@ -63,6 +70,13 @@ class S3Server:
             os.close(self._ready)
             self._ready = -1
 
+    def network_counts(self) -> dict[str, Count]:
+        """The emulated operations so far, by kind; nothing when none could have been."""
+        if self._network is None or not self._loading:
+            return {}
+        with urllib.request.urlopen(self.url + COUNTS_PATH, timeout=START_SECONDS) as reply:
+            return {kind: Count(*count) for kind, count in json.load(reply).items()}
+
     def close(self) -> None:
         """Give everything back but the process, which is the keeper's to end."""
         os.close(self._cancel)
@@ -89,10 +103,11 @@ class S3Server:
                 return
             self._loading = True
             self._ready, theirs = os.pipe()
+            network = self._network.to_json() if self._network else ""
             try:
                 self._keeper.spawn(
                     # -P: the script's own directory has modules with the names of others.
-                    [sys.executable, "-P", str(SCRIPT), *self._buckets],
+                    [sys.executable, "-P", str(SCRIPT), network, *self._buckets],
                     env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=self._work,
                     output=self._output,

@@ -1,14 +1,19 @@
 """S3 for the local platform: moto's S3 application, in a process of its own.
 
-Run as a script: argv[1:] are the buckets to create. Descriptor 3 is the listening socket, so that
+Run as a script: argv[1] is the network to emulate as JSON, or nothing; argv[2:] are the buckets to
+create. Descriptor 3 is the listening socket, so that
 clients may connect before moto has loaded; descriptor 4 gets one byte when it has.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 ACCOUNT = "123456789012"
 LISTENER_FD = 3
@@ -19,29 +24,30 @@ def main() -> None:
     """Create the buckets, then serve for ever."""
     from moto.moto_server.werkzeug_app import create_backend_app
     from moto.s3.models import s3_backends
-    from werkzeug.serving import WSGIRequestHandler, make_server
 
-    class Handler(WSGIRequestHandler):
-        disable_nagle_algorithm = True
-
-        def log_request(self, *_arguments: object) -> None:
-            """Nothing: a line per request costs more than it tells."""
-
-    for bucket in sys.argv[1:]:
+    network, *buckets = sys.argv[1:]
+    for bucket in buckets:
         s3_backends[ACCOUNT]["aws"].create_bucket(bucket, "us-east-1")
+    app = create_backend_app("s3")
+    if network:
+        traffic = sibling("network").Traffic(sibling("network").network_from_json(network))
+        app = sibling("s3_network").delayed(app, traffic)
     listener = socket.socket(fileno=LISTENER_FD)
-    host, port = listener.getsockname()
-    server = make_server(
-        host,
-        port,
-        create_backend_app("s3"),
-        threaded=True,
-        request_handler=Handler,
-        fd=LISTENER_FD,
-    )
+    server = sibling("server").Server(listener, sibling("wsgi").answering(app))
     os.write(READY_FD, b"1")
     os.close(READY_FD)
-    server.serve_forever()
+    server.wait()
+
+
+def sibling(name: str) -> Any:
+    """A module of this folder, which imports the standard library and its siblings only.
+
+    slicewise itself may not be importable in this process, and takes longer to load.
+    """
+    if "local" not in sys.modules:
+        package = sys.modules["local"] = ModuleType("local")
+        package.__path__ = [str(Path(__file__).parent)]
+    return importlib.import_module(f"local.{name}")
 
 
 if __name__ == "__main__":

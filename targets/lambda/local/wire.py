@@ -8,7 +8,7 @@ write on a TCP_NODELAY socket, and `100 Continue` goes out at once when a client
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -108,12 +108,14 @@ class Connection:
             self._unread -= len(chunk)
 
     def respond(
-        self, status: int, headers: Iterable[tuple[str, str]], body: bytes | bytearray = b""
+        self, status: int, headers: Sequence[tuple[str, str]], body: bytes | bytearray = b""
     ) -> None:
         """Send a whole response in one write."""
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, '')}"]
         lines += [f"{name}: {value}" for name, value in headers]
-        if status != 204:
+        # The answer to a HEAD request brings the length of the body that it does not have.
+        has_length = any(name.lower() == "content-length" for name, _ in headers)
+        if status != 204 and not has_length:
             lines.append(f"Content-Length: {len(body)}")
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
         send_all(self.sock, head, body)

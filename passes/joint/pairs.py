@@ -253,7 +253,9 @@ class _Builder:
             for index in self.shared:
                 users = [v for v in graph.loads[index].users if not inside[v]]
                 if users:
-                    amount = amount + member[np.array(users)[:, None], good].any(axis=0) * amounts[index]
+                    amount = (
+                        amount + member[np.array(users)[:, None], good].any(axis=0) * amounts[index]
+                    )
             held.append(amount)
         keep = np.ones(len(good), dtype=bool)
         for amount, (_, cap) in zip(held[1:], graph.resources, strict=True):

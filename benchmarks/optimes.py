@@ -110,8 +110,10 @@ def cpu_ms(folder: Path, feeds: Mapping[str, np.ndarray], outputs: list[str] | N
     )
     given = {spec.name: feeds[spec.name] for spec in session.get_inputs()}
     results = session.run(outputs, given)
+    other = np.ones(16 << 20, np.float32)
     least, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < 1.5:
+        other += 1
         before = time.thread_time()
         session.run(outputs, given)
         least = min(least, time.thread_time() - before)

@@ -27,7 +27,7 @@ def spread(
 ) -> dict[str, float]:
     """The times of `kernels` as times of the ops that each `computes`, adding up to `total`.
 
-    Raises `ValueError` when no time belongs to any op.
+    Raises `ValueError` when no time belongs to any op, or there is none.
     """
     ms = dict.fromkeys(estimates, 0.0)
     for kernel, ops in computes.items():
@@ -37,8 +37,8 @@ def spread(
             share = weight / whole if whole else 1 / len(weights)
             ms[op] += kernels.get(kernel, 0.0) * share
     attributed = sum(ms.values())
-    if not attributed > 0:
-        raise ValueError("no kernel of ONNX Runtime belongs to an op of the graph")
+    if not (attributed > 0 and total > 0):
+        raise ValueError(f"kernels of known ops took {attributed} ms of a run of {total} ms")
     return {op: time * total / attributed for op, time in ms.items()}
 
 

@@ -110,9 +110,12 @@ def test_a_kernel_takes_the_least_of_its_times_as_often_as_it_is_called() -> Non
     assert kernels._kernels(events, runs=2) == {"once": 3.0, "twice": 6.0}
 
 
-def test_times_of_no_op_are_refused() -> None:
-    with pytest.raises(ValueError, match="no kernel"):
-        spread({"k": 1.0}, {}, {"a": 1.0}, total=1.0)
+@pytest.mark.parametrize(("computes", "total"), [({}, 1.0), ({"k": ("a",)}, 0.0)])
+def test_times_of_no_op_and_runs_of_no_time_are_refused(
+    computes: dict[str, tuple[str, ...]], total: float
+) -> None:
+    with pytest.raises(ValueError, match="kernels of known ops"):
+        spread({"k": 1.0}, computes, {"a": 1.0}, total=total)
 
 
 STEADY = "measured on a steady machine"

@@ -278,6 +278,20 @@ def test_carving_leaves_the_converted_model_as_it_was(tied_model: Analysed, tmp_
     np.testing.assert_array_equal(first["output"], again["output"])
 
 
+def test_a_convolution_without_bias_takes_two_inputs() -> None:
+    """ONNX Runtime fuses normalisations, and lays channels out in blocks, only without a third."""
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return self.norm(self.conv(x)), self.up(x)
+
+    parts = {"conv": nn.Conv2d(3, 8, 3, bias=False), "norm": nn.BatchNorm2d(8)}
+    model = tiny_model(forward, **parts, up=nn.ConvTranspose2d(3, 8, 3, bias=False))
+    made = analysed(model, (torch.ones(1, 3, 8, 8),))
+
+    convolutions = [node for node in made.converted.model.graph if "Conv" in node.op_type]
+    assert [len(node.inputs) for node in convolutions] == [2, 2]
+
+
 def test_an_op_without_onnx_form_is_named_with_its_line() -> None:
     def forward(self: Any, x: torch.Tensor) -> Any:
         return torch.linalg.svdvals(x * 2)

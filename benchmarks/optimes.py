@@ -1,0 +1,218 @@
+"""Compute time per op: how well the profile of a whole model tells what its slices take.
+
+Every model is profiled once. Its times add up to a plain run ("sum / run"), and then it is cut by
+several limits of weights; each slice is run alone, and the times of its ops are compared with what
+it took ("slices": ratio of predicted to measured, smallest and largest). `estimate` is the sum of the
+estimates over the measured sum. All measured times are CPU time of one thread, the least of several
+runs. `--rates` measures what slicewise/flops.py has as constants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import nn
+
+from slicewise import Limits
+from slicewise.analyse import analyse
+from slicewise.capture import capture
+from slicewise.codegen.carve import carve
+from slicewise.codegen.convert import convert
+from slicewise.compiled import _to_numpy
+from slicewise.flops import estimated
+from slicewise.graph import OpGraph
+from slicewise.kernels import session_options
+from slicewise.optime import _whole, op_times
+from slicewise.passes import partition
+from slicewise.plan import Slice
+from slicewise.structure import bind
+
+
+def bert(layers: int, width: int, tokens: int) -> Callable[[], tuple[nn.Module, Any]]:
+    def make() -> tuple[nn.Module, Any]:
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            hidden_size=width, num_hidden_layers=layers, num_attention_heads=12,
+            intermediate_size=4 * width, vocab_size=8000,
+        )  # fmt: skip
+        ids = torch.randint(0, 8000, (1, tokens))
+        return BertModel(config), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    return make
+
+
+def resnet50() -> tuple[nn.Module, Any]:
+    from transformers import ResNetConfig, ResNetModel
+
+    return ResNetModel(ResNetConfig()), {"pixel_values": torch.randn(1, 3, 224, 224)}
+
+
+def mobilenet() -> tuple[nn.Module, Any]:
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
+    return MobileNetV2Model(MobileNetV2Config()), {"pixel_values": torch.randn(1, 3, 224, 224)}
+
+
+def vgg16() -> tuple[nn.Module, Any]:
+    """Half the channels, for images of 112 x 112."""
+    layers: list[nn.Module] = []
+    before = 3
+    for width in (32, 32, 0, 64, 64, 0, 128, 128, 128, 0, 256, 256, 256, 0, 256, 256, 256, 0):
+        if width:
+            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+            before = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    head = [nn.Flatten(), nn.Linear(256 * 9, 2048), nn.ReLU(), nn.Linear(2048, 1000)]
+    return nn.Sequential(*layers, *head), (torch.randn(1, 3, 112, 112),)
+
+
+class _Lstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5000, 256)
+        self.layers = nn.ModuleList(nn.LSTM(256, 256, batch_first=True) for _ in range(4))
+        self.head = nn.Linear(256, 5000)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
+    "minilm": bert(6, 384, 128),
+    "bert-base": bert(12, 768, 128),
+    "resnet50": resnet50,
+    "mobilenetv2": mobilenet,
+    "vgg16": vgg16,
+    "lstm": lambda: (_Lstm(), (torch.randint(0, 5000, (1, 100)),)),
+}
+SLICES = (2, 3, 5)
+
+
+def cpu_ms(folder: Path, feeds: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Any:
+    """(least CPU time of several runs in ms, the outputs) of the model in `folder`."""
+    session = onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), session_options(1), ["CPUExecutionProvider"]
+    )
+    given = {spec.name: feeds[spec.name] for spec in session.get_inputs()}
+    results = session.run(outputs, given)
+    other = np.ones(16 << 20, np.float32)
+    least, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < 1.5:
+        other += 1
+        before = time.thread_time()
+        session.run(outputs, given)
+        least = min(least, time.thread_time() - before)
+    return least * 1e3, results
+
+
+def as_slice(graph: OpGraph, name: str, ops: tuple[str, ...]) -> Slice:
+    members = [graph.op[op] for op in ops]
+    made = {tensor for op in members for tensor in op.outputs}
+    read = dict.fromkeys(t for op in members for t in op.inputs if t not in made)
+    left = [
+        t for op in members for t in op.outputs
+        if t in graph.outputs or any(reader not in ops for reader in graph.consumers[t])
+    ]  # fmt: skip
+    return Slice(
+        name=name, stage=0, ops=ops, weight_bytes=0, peak_memory_bytes=0, memory_mb=0,
+        package_bytes=0, inputs=tuple(read), outputs=tuple(left), onnx="",
+    )  # fmt: skip
+
+
+def compare(name: str, make: Callable[[], tuple[nn.Module, Any]]) -> None:
+    torch.manual_seed(0)
+    model, inputs = make()
+    captured = capture(model.eval().requires_grad_(False), inputs)
+    converted = convert(captured.program)
+    graph, signature = analyse(
+        converted.program, name=name, aliases=converted.aliases, dim_names=captured.dim_names
+    )
+    bound = bind(signature.input_structure, captured.args, captured.kwargs)
+    feeds = {key: _to_numpy(value) for key, value in bound.items()}
+    started = time.perf_counter()
+    times = op_times(converted, graph, feeds, cache=False)
+    took = time.perf_counter() - started
+    total = sum(times.ms.values())
+    estimate = sum(estimated(converted.program, graph).values())
+    with tempfile.TemporaryDirectory() as scratch:
+        carve(converted, [_whole(graph)], Path(scratch))
+        run, _ = cpu_ms(Path(scratch) / "whole", feeds)
+    print(
+        f"{name:12} {len(graph.ops):5} ops {total:8.2f} ms  sum / run {total / run:.3f}  "
+        f"estimate {estimate / total:.2f}  parallel {times.parallel:.2f}  profiled in {took:.1f} s"
+    )
+    if not times.source.startswith("measured"):
+        print(times.source)
+    largest = max(weight.bytes for weight in graph.weights)
+    for count in SLICES:
+        limit = max(int(graph.weight_bytes / count * 1.1), int(largest * 1.1))
+        parts = partition(graph, Limits(weight_bytes=limit), time_limit_s=10)
+        ratios, summed = [], 0.0
+        held = dict(feeds)
+        for part in parts.slices:
+            cut = as_slice(graph, part.name, tuple(part.ops))
+            with tempfile.TemporaryDirectory() as scratch:
+                carve(converted, [cut], Path(scratch))
+                took, results = cpu_ms(Path(scratch) / cut.name, held, list(cut.outputs))
+            held.update(zip(cut.outputs, results, strict=True))
+            summed += took
+            predicted = sum(times.ms[op] for op in cut.ops)
+            ratios.append((predicted / took, took))
+        shown = "  ".join(f"{ratio:.2f} ({took:.1f} ms)" for ratio, took in ratios)
+        print(f"    {len(parts.slices):2} slices: together {total / summed:.3f}; {shown}")
+
+
+def rates() -> None:
+    """GFLOP/s of a matrix product and a convolution, GB/s of an elementwise op; one thread."""
+    f32 = onnx.TensorProto.FLOAT
+    for op, shapes, work in (
+        ("MatMul", [(128, 768), (768, 3072)], 2 * 128 * 768 * 3072),
+        ("MatMul", [(512, 512), (512, 512)], 2 * 512**3),
+        ("Conv", [(1, 64, 56, 56), (64, 64, 3, 3)], 2 * 64 * 54 * 54 * 64 * 9),
+        ("Conv", [(1, 256, 14, 14), (1024, 256, 1, 1)], 2 * 1024 * 14 * 14 * 256),
+        ("Relu", [(16, 1 << 20)], 2 * 4 * 16 << 20),
+        ("Add", [(16, 1 << 20), (16, 1 << 20)], 3 * 4 * 16 << 20),
+    ):  # fmt: skip
+        values = [np.random.rand(*shape).astype(np.float32) for shape in shapes]
+        names = ["x", "w"][: len(shapes)]
+        weights = [onnx.numpy_helper.from_array(values[1], "w")] if len(values) > 1 else []
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node(op, names, ["y"])], op,
+            [onnx.helper.make_tensor_value_info("x", f32, shapes[0])],
+            [onnx.helper.make_tensor_value_info("y", f32, None)], weights,
+        )  # fmt: skip
+        model = onnx.helper.make_model(
+            graph, ir_version=10, opset_imports=[onnx.helper.make_opsetid("", 20)]
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            onnx.save(model, Path(scratch) / "model.onnx")
+            ms, _ = cpu_ms(Path(scratch), {"x": values[0]})
+        unit = "GB/s" if op in ("Relu", "Add") else "GFLOP/s"
+        print(f"{op:8} {' x '.join(map(str, shapes)):40} {work / ms / 1e6:8.1f} {unit}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", choices=[*MODELS, []], default=[])
+    parser.add_argument("--rates", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.rates:
+        rates()
+    else:
+        for model_name in arguments.models or MODELS:
+            compare(model_name, MODELS[model_name])

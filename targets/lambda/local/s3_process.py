@@ -9,10 +9,37 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 ACCOUNT = "123456789012"
 LISTENER_FD = 3
 READY_FD = 4
+
+
+def with_sessions(application: Any) -> Any:
+    """The application, answering CreateSession, which clients of directory buckets call and moto lacks.
+
+    The credentials are as good as any: moto does not check signatures.
+    """
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        bucket, _, key = environ["PATH_INFO"].lstrip("/").partition("/")
+        is_session = environ["QUERY_STRING"] in ("session", "session=")
+        if not (is_session and bucket.endswith("--x-s3") and not key):
+            return application(environ, start_response)
+        expiration = datetime.now(UTC) + timedelta(minutes=5)  # as on AWS
+        body = (
+            "<CreateSessionResult><Credentials><AccessKeyId>LOCAL</AccessKeyId>"
+            "<SecretAccessKey>local</SecretAccessKey><SessionToken>local</SessionToken>"
+            f"<Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
+            "</Credentials></CreateSessionResult>"
+        ).encode()
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", headers)
+        return [body]
+
+    return answer
 
 
 def main() -> None:
@@ -34,7 +61,7 @@ def main() -> None:
     server = make_server(
         host,
         port,
-        create_backend_app("s3"),
+        with_sessions(create_backend_app("s3")),
         threaded=True,
         request_handler=Handler,
         fd=LISTENER_FD,

@@ -39,7 +39,7 @@ def wide_model() -> nn.Module:
 def wide_bundle(
     wide_model: nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> slicewise.Bundle:
-    """Three slices, batch 1 to 64: at 60 rows the crossing tensor is too large for the payload to be best."""
+    """Three slices, batch 1 to 64: at 60 rows, the crossing tensor goes by S3."""
     batch = torch.export.Dim("batch", min=1, max=64)
     compiled = slicewise.compile(
         wide_model,

@@ -139,7 +139,7 @@ def test_large_objects_come_in_ranges(store: Any, extra: int) -> None:
 
 
 def test_a_large_object_that_is_too_short_is_noticed(store: Any) -> None:
-    array = np.zeros(store_module.WHOLE_BYTES + 1, np.uint8)
+    array = np.zeros(store_module.WHOLE_BYTES + 100, np.uint8)
     records = transport.send({"x": array}, {"x": "uint8"}, ID, {}, rule.Rule(("s3",), 9), store)
     store.client.put_object(Bucket="bucket", Key=records["x"]["s3"], Body=b"\0" * (len(array) - 1))
 

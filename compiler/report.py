@@ -89,7 +89,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     for sent in _by_tensor(plan):
         edge = sent[0]
         readers = ["reply" if e.consumer == OUTPUT else e.consumer for e in sent]
-        rules[_rule(edge)] = None
+        rules[_rule(sent)] = None
         edges.add_row(
             edge.tensor,
             escape(f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"),
@@ -126,9 +126,10 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     ]
 
 
-def _rule(edge: Edge) -> str:
-    """How an edge travels by its size, and at the example's, if no size changes that, why."""
-    if len(edge.choices) < 2:
+def _rule(sent: list[Edge]) -> str:
+    """How a tensor travels by its size; why, where its size makes no difference."""
+    edge = next((e for e in sent if e.crosses), sent[0])
+    if not edge.crosses or len(edge.choices) < 2:
         return f"{edge.transport}: {edge.reason.split(', ', 1)[-1]}"
     sizes = [f"{name} up to {most:,} bytes" if most else name for name, most in edge.choices]
     return ", ".join(sizes) + " above"

@@ -18,10 +18,8 @@ import importlib
 import json
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,11 +152,7 @@ def show(name: str, steps: Steps, size: int) -> None:
 def objects(array: np.ndarray) -> None:
     """Wall time: most of it is waiting for the server."""
     platform_module = importlib.import_module("slicewise.targets.lambda.local")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        platform_module.Platform([], buckets=("objects",)) as platform,
-    ):
-        assert Path(folder).is_dir()
+    with platform_module.Platform([], buckets=("objects",)) as platform:
         bucket = store.Store({"s3": "objects"}, platform.client("s3"))
         raw = wire.to_bytes(array, "float32")
         for count in (1, 4):

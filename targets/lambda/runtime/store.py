@@ -49,6 +49,7 @@ class Store:
                 if os.environ.get(variable)
             }
         self._buckets = buckets
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="slicewise-store")
         if client is not None:
             self.client = client
 
@@ -61,21 +62,23 @@ class Store:
         """Make the client now: that takes long, and a function's init phase is not throttled."""
         _ = self.client
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(THREADS, thread_name_prefix="slicewise-store")
-
     def start_put(self, place: Object, raw: bytes | memoryview) -> Future[None]:
         """Begin to write an object that must not exist yet; `raw` may not change until it is there."""
-        return self._pool.submit(self._put, place, raw)
+        bucket = self._bucket(place.transport)
+        self.open()  # before the threads: boto3 makes one client at a time
+        return self._pool.submit(self._put, bucket, place.key, raw)
 
     def start_get(self, place: Object, size: int) -> Callable[[], bytes | memoryview]:
         """Begin to read an object of `size` bytes; the result waits for it and returns it."""
+        bucket = self._bucket(place.transport)
+        self.open()
         if size <= WHOLE_BYTES:
-            return self._pool.submit(self._get, place).result
+            return self._pool.submit(self._get, bucket, place.key).result
         buffer = memoryview(bytearray(size))
         parts = [
-            self._pool.submit(self._get_into, place, start, buffer[start : start + RANGE_BYTES])
+            self._pool.submit(
+                self._get_into, bucket, place.key, start, buffer[start : start + RANGE_BYTES]
+            )
             for start in range(0, size, RANGE_BYTES)
         ]
         return partial(_filled, buffer, parts)
@@ -92,18 +95,16 @@ class Store:
                     Bucket=self._bucket(transport), Delete={"Objects": objects, "Quiet": True}
                 )
 
-    def _put(self, place: Object, raw: bytes | memoryview) -> None:
-        bucket = self._bucket(place.transport)
+    def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> None:
         # boto3 takes bytes only.
-        self.client.put_object(Bucket=bucket, Key=place.key, Body=bytes(raw), IfNoneMatch="*")
+        self.client.put_object(Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*")
 
-    def _get(self, place: Object, **options: str) -> bytes:
-        bucket = self._bucket(place.transport)
-        data: bytes = self.client.get_object(Bucket=bucket, Key=place.key, **options)["Body"].read()
+    def _get(self, bucket: str, key: str, **options: str) -> bytes:
+        data: bytes = self.client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
         return data
 
-    def _get_into(self, place: Object, start: int, part: memoryview) -> int:
-        data = self._get(place, Range=f"bytes={start}-{start + len(part) - 1}")
+    def _get_into(self, bucket: str, key: str, start: int, part: memoryview) -> int:
+        data = self._get(bucket, key, Range=f"bytes={start}-{start + len(part) - 1}")
         part[: len(data)] = data
         return len(data)
 

@@ -99,7 +99,7 @@ def test_an_object_is_never_overwritten(store: Any) -> None:
 def test_a_missing_bucket_setting_is_named() -> None:
     place = store_module.Object("s3", "key")
     with pytest.raises(RuntimeError, match="SLICEWISE_BUCKET is not set"):
-        store_module.Store({}).start_put(place, b"").result()
+        store_module.Store({}).start_put(place, b"")
 
 
 def test_more_keys_than_one_call_takes_are_deleted(store: Any) -> None:

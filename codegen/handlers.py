@@ -68,9 +68,10 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
         "dims": [{"name": dim.name, "min": dim.min, "max": dim.max} for dim in plan.dims],
         "rule": {
             "transports": list(rule.transports),
-            "threshold_bytes": rule.threshold_bytes,
             "payload_bytes": rule.payload_bytes,
         },
+        "planned_transports": sorted({edge.transport for edge in plan.edges}),
+        "choices": {edge.tensor: [list(choice) for choice in edge.choices] for edge in plan.edges},
         "stages": [
             [
                 {"name": part.name, "stage": part.stage, "inputs": list(part.inputs)}

@@ -217,6 +217,61 @@ def percentile(mean: float, variance: float, deviations: float) -> float:
     return mean * math.exp(-sigma2 / 2 + deviations * math.sqrt(sigma2))
 
 
+def choices(
+    model: CostModel,
+    allowed: Sequence[str],
+    sender_mb: int | None,
+    reader_mbs: Sequence[int],
+    usd_weight: float = 0.0,
+) -> tuple[tuple[str, int | None], ...]:
+    """The best transport of a tensor by its size: (name, up to so many bytes); the last is endless.
+
+    Best is the smallest ms + `usd_weight` * US dollars; see `line`. `allowed` names at least one of
+    the model's transports. That the last one fits is not promised: only the message knows.
+    """
+    lines = {
+        transport.name: line(model, transport, sender_mb, reader_mbs, usd_weight)
+        for transport in model.transports
+        if transport.name in allowed
+    }
+    found = envelope(lines)
+    return (*found[:-1], (found[-1][0], None))
+
+
+def line(
+    model: CostModel,
+    transport: Transport,
+    sender_mb: int | None,
+    reader_mbs: Sequence[int],
+    usd_weight: float = 0.0,
+) -> tuple[float, float, int | None]:
+    """What a tensor costs by this transport: (at 0 bytes, per byte, most bytes), as `slice_time` counts.
+
+    It goes from a slice of `sender_mb` (None: from outside, at a full vCPU and free of charge) through
+    the caller into one slice per entry of `reader_mbs`.
+    """
+    # (step, share of a vCPU, US dollars per ms): the caller is paid for while slices work, too.
+    waits = model.gb_ms_usd(model.caller_memory_mb)
+    caller = (model.share(model.caller_memory_mb), waits)
+    outside = (1.0, 0.0)
+    sender = outside if sender_mb is None else _worker(model, sender_mb, waits)
+    steps = [(transport.send, *sender), (transport.collect, *caller)]
+    for reader_mb in reader_mbs:
+        steps.append((transport.pass_on, *caller))
+        steps.append((transport.receive, *_worker(model, reader_mb, waits)))
+    start = usd_weight * (transport.send_usd + transport.receive_usd * len(reader_mbs))
+    slope = usd_weight * (transport.send_byte_usd + transport.receive_byte_usd * len(reader_mbs))
+    for step, share, ms_usd in steps:
+        weight = 1.0 + usd_weight * ms_usd
+        start += weight * (step.wait_ms + step.cpu_ms / share)
+        slope += weight * (step.wait_ns + step.cpu_ns / share) * 1e-6
+    return start, slope, transport.max_bytes
+
+
+def _worker(model: CostModel, memory_mb: int, waits: float) -> tuple[float, float]:
+    return model.share(memory_mb), model.gb_ms_usd(memory_mb) + waits
+
+
 def envelope(
     lines: Mapping[str, tuple[float, float, int | None]],
 ) -> tuple[tuple[str, int | None], ...]:

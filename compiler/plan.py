@@ -74,12 +74,9 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportRule:
-    """How transports are chosen, also at run time by actual sizes: the payload for a tensor of at
-    most `threshold_bytes` while the message stays below `payload_bytes`, else the next transport.
-    """
+    """What holds for every message: the transports allowed, and the bytes of JSON that it may have."""
 
     transports: tuple[str, ...]
-    threshold_bytes: int
     payload_bytes: int
 
 
@@ -104,7 +101,9 @@ class Slice:
 class Edge:
     """One tensor from its producing slice to one consumer; `@input` and `@output` are the caller.
 
-    `bytes` counts at the example's sizes.
+    `bytes` and `transport` hold for the example's sizes. At run time the actual size decides by
+    `choices`: in order of size, the transport for a tensor of up to so many raw bytes (None: of any
+    size). All edges of one tensor have the same, because it is sent once.
     """
 
     tensor: str
@@ -115,6 +114,7 @@ class Edge:
     consumer: str
     transport: str
     reason: str
+    choices: tuple[tuple[str, int | None], ...] = ()
 
     @property
     def crosses(self) -> bool:
@@ -231,4 +231,8 @@ class Plan:
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return {key: _tuple(value) for key, value in fields.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(item) for item in value) if isinstance(value, list) else value

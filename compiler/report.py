@@ -85,11 +85,11 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     edges = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("tensor", "shape", "bytes", "from", "to", "transport"):
         edges.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
-    reasons: dict[str, None] = {}
+    rules: dict[str, None] = {}
     for sent in _by_tensor(plan):
         edge = sent[0]
         readers = ["reply" if e.consumer == OUTPUT else e.consumer for e in sent]
-        reasons[f"{edge.transport}: {edge.reason.split(', ', 1)[-1]}"] = None
+        rules[_rule(sent)] = None
         edges.add_row(
             edge.tensor,
             escape(f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"),
@@ -99,7 +99,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
             edge.transport,
             style=None if any(e.crosses for e in sent) else "dim",
         )
-    why = "Transports. " + "; ".join(reasons) + "."
+    why = "Transports. " + "; ".join(rules) + "."
 
     total = f"{plan.cross_slice_bytes:,} bytes cross between slices"
     if proof.status == "optimal":
@@ -124,6 +124,15 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         why,
         verdict,
     ]
+
+
+def _rule(sent: list[Edge]) -> str:
+    """How a tensor travels by its size; why, where its size makes no difference."""
+    edge = next((e for e in sent if e.crosses), sent[0])
+    if not edge.crosses or len(edge.choices) < 2:
+        return f"{edge.transport}: {edge.reason.split(', ', 1)[-1]}"
+    sizes = [f"{name} up to {most:,} bytes" if most else name for name, most in edge.choices]
+    return ", ".join(sizes) + " above"
 
 
 def _split_line(split: SplitRecord) -> str:

@@ -27,6 +27,29 @@ class Handlers:
     manifest: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A tensor on its way out of a function: raw bytes at the example's sizes, and the memory of the
+    slices at both ends. `sender_mb` is None for a tensor of the request. `is_callers` says that only
+    the caller sends or receives it: inline whenever it fits.
+    """
+
+    tensor: str
+    bytes: int
+    sender_mb: int | None
+    reader_mbs: tuple[int, ...]
+    is_callers: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How a tensor travels: by which transport at the example's size, and by any size (see `Edge`)."""
+
+    transport: str
+    choices: tuple[tuple[str, int | None], ...]
+    reason: str
+
+
 class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
     """A running bundle: call it with the model's own arguments."""
 
@@ -108,11 +131,11 @@ class Target(Protocol):
         ...
 
     def choose_transports(
-        self, sizes: Mapping[str, int], rule: TransportRule, inline_first: frozenset[str]
-    ) -> Mapping[str, tuple[str, str]]:
-        """(transport, reason) of every tensor of one message. Raises `InfeasibleError`.
+        self, message: Sequence[Sent], rule: TransportRule, usd_weight: float = 0.0
+    ) -> Mapping[str, Chosen]:
+        """How every tensor of one message travels: by the smallest ms + `usd_weight` * US dollars.
 
-        `inline_first` names tensors of the request or the reply: inline whenever they fit.
+        Raises `InfeasibleError` when a tensor has no way.
         """
         ...
 

@@ -8,7 +8,7 @@ from slicewise.graph import INPUT, OUTPUT, OpGraph
 from slicewise.limits import Limits
 from slicewise.passes import Partition
 from slicewise.plan import Edge, Slice, TransportRule
-from slicewise.target import Target
+from slicewise.target import Sent, Target
 
 
 def place(
@@ -27,7 +27,11 @@ def place(
     hold a tensor.
     """
     producer = {name: part.name for part in partition.slices for name in part.outputs}
-    edges = _edges(graph, partition, target, rule)
+    memory_mb = {
+        part.name: target.memory_mb(user_limits, limits, part.memory_bytes)
+        for part in partition.slices
+    }
+    edges = _edges(graph, partition, target, rule, memory_mb)
     stage = _stages(partition, producer)
     slices = tuple(
         Slice(
@@ -36,7 +40,7 @@ def place(
             ops=part.ops,
             weight_bytes=part.weight_bytes,
             peak_memory_bytes=target.estimate_memory(graph, part, rule),
-            memory_mb=target.memory_mb(user_limits, limits, part.memory_bytes),
+            memory_mb=memory_mb[part.name],
             package_bytes=part.package_bytes,
             inputs=part.inputs,
             outputs=part.outputs,
@@ -61,6 +65,7 @@ def _edges(
     partition: Partition,
     target: Target,
     rule: TransportRule,
+    memory_mb: Mapping[str, int],
 ) -> tuple[Edge, ...]:
     consumers: dict[str, list[str]] = {}
     for part in partition.slices:
@@ -73,14 +78,19 @@ def _edges(
     messages |= {part.name: list(part.outputs) for part in partition.slices}
     edges = []
     for sender, names in messages.items():
-        sizes = {name: graph.tensor[name].bytes for name in names}
-        callers = frozenset(
-            name for name in names if sender == INPUT or consumers[name] == [OUTPUT]
-        )
-        chosen = target.choose_transports(sizes, rule, callers)
+        message = [
+            Sent(
+                tensor=name,
+                bytes=graph.tensor[name].bytes,
+                sender_mb=memory_mb.get(sender),
+                reader_mbs=tuple(memory_mb[c] for c in consumers[name] if c != OUTPUT),
+                is_callers=sender == INPUT or consumers[name] == [OUTPUT],
+            )
+            for name in names
+        ]
+        chosen = target.choose_transports(message, rule)
         for name in names:
             tensor = graph.tensor[name]
-            transport, reason = chosen[name]
             edges += [
                 Edge(
                     tensor=name,
@@ -89,8 +99,9 @@ def _edges(
                     bytes=tensor.bytes,
                     producer=sender,
                     consumer=consumer,
-                    transport=transport,
-                    reason=reason,
+                    transport=chosen[name].transport,
+                    reason=chosen[name].reason,
+                    choices=chosen[name].choices,
                 )
                 for consumer in consumers[name]
             ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +12,10 @@ from slicewise.errors import RequestError, SliceFailure
 from slicewise.plan import Plan
 from slicewise.structure import bind, build
 
+from .runtime.messages import join, lift
 from .runtime.rule import Rule
-from .runtime.transport import Store, keys_of, receive, send
+from .runtime.store import Store
+from .runtime.transport import objects_of, receive, send
 
 
 class Client:
@@ -30,8 +31,8 @@ class Client:
         self.last_trace: dict[str, Any] = {}
         self._lambda = lambda_client
         self._store = store
-        rule = plan.transport_rule
-        self._rule = Rule(rule.transports, rule.threshold_bytes, rule.payload_bytes)
+        self._rule = Rule(plan.transport_rule.transports, plan.transport_rule.payload_bytes)
+        self._choices = {edge.tensor: edge.choices for edge in plan.edges}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output. Raises `RequestError` or `SliceFailure`."""
@@ -46,28 +47,25 @@ class Client:
         request_id = str(uuid.uuid4())
         wire_dtypes = {name: _wire_dtype(array, dtypes[name]) for name, array in arrays.items()}
         records = send(
-            arrays, wire_dtypes, request_id, self._rule, self._store, inline_first=arrays
+            arrays, wire_dtypes, request_id, self._choices, self._rule, self._store, arrays
         )
         try:
-            reply = self.invoke({"request_id": request_id, "inputs": records, "trace": True})
+            head = {"request_id": request_id, "trace": True}
+            reply = self._invoke(join(head, "inputs", records))
         finally:
-            keys = keys_of(records)
-            if keys:
-                self._store.delete(keys)
+            self._store.delete(objects_of(records))
         return self._outputs(reply, use_torch)
 
-    def invoke(self, request: Any) -> dict[str, Any]:
+    def _invoke(self, request: bytes) -> dict[str, Any]:
         """Send a request in the wire format and return the reply of status 200."""
         from botocore.exceptions import ClientError
 
         try:
-            answer = self._lambda.invoke(
-                FunctionName=self.function, Payload=json.dumps(request).encode()
-            )
+            answer = self._lambda.invoke(FunctionName=self.function, Payload=request)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             raise RequestError(f"the request was refused: {error}", status=status) from error
-        reply = json.loads(answer["Payload"].read())
+        reply = lift(answer["Payload"].read(), "outputs")
         if "FunctionError" in answer:
             raise SliceFailure(
                 f"the coordinator failed: {reply.get('errorMessage', reply)}",
@@ -92,11 +90,9 @@ class Client:
         tensor_of = {spec.name: spec.tensor for spec in self.plan.outputs}
         records = {tensor_of[name]: record for name, record in reply["outputs"].items()}
         try:
-            arrays = receive(records, reply["request_id"], self._store)
+            arrays = receive(dict(records), reply["request_id"], self._store)
         finally:
-            keys = keys_of(records)
-            if keys:
-                self._store.delete(keys)
+            self._store.delete(objects_of(records))
         outputs: dict[str, Any] = {name: arrays[tensor_of[name]] for name in reply["outputs"]}
         if use_torch:
             import torch

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from slicewise.cost import CostModel, Step, Transport, envelope
+from slicewise.cost import CostModel, Step, Transport
 
 from .profile import Profile, Spread, StorePart
 from .runtime.rule import ENVELOPE_BYTES, RECORD_BYTES
@@ -83,25 +81,3 @@ def _waiting(
         cpu_ms=cpu_ms,
         cpu_ns=cpu_ns,
     )
-
-
-def crossover(model: CostModel, allowed: Sequence[str]) -> int:
-    """The largest tensor, bytes, that is fastest within the message, at a full vCPU."""
-    caller = model.share(model.caller_memory_mb)
-    lines = {}
-    for transport in model.transports:
-        if transport.name not in allowed:
-            continue
-        steps = (
-            (transport.send, 1.0),
-            (transport.collect, caller),
-            (transport.pass_on, caller),
-            (transport.receive, 1.0),
-        )
-        lines[transport.name] = (
-            sum(step.wait_ms + step.cpu_ms / share for step, share in steps),
-            sum(step.wait_ns + step.cpu_ns / share for step, share in steps) * 1e-6,
-            transport.max_bytes,
-        )
-    best = dict(envelope(lines))
-    return best.get("payload") or 0

@@ -15,8 +15,9 @@ from .profile import MB, Profile
 if TYPE_CHECKING:
     from .local.network import Network
 
-BUCKET = "slicewise"
 AWS = "aws"
+# The name of a directory bucket says that it is one, and in which availability zone.
+BUCKETS = {"s3": "slicewise", "s3express": "slicewise--use1-az4--x-s3"}
 
 
 def serve(
@@ -39,25 +40,28 @@ def serve(
         raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
     try:
         from .local import Platform
+        from .runtime.store import BUCKET_VARIABLES
     except ImportError as error:
         raise TargetError(
             f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
         ) from error
-    entry, functions = read_functions(directory, {"SLICEWISE_BUCKET": BUCKET})
+    buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
+    environment = {BUCKET_VARIABLES[name]: bucket for name, bucket in buckets.items()}
+    entry, functions = read_functions(directory, environment)
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions
     ]
     platform = Platform(
         functions,
-        buckets=(BUCKET,),
+        buckets=tuple(buckets.values()),
         package_limit_bytes=int(profile.limits.package_mb_max * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
         network=aws_network(profile, network_seed) if network else None,
         **options,
     )
     platform.start()
-    return LocalEndpoint(plan, entry, platform)
+    return LocalEndpoint(plan, entry, platform, buckets)
 
 
 def aws_network(profile: Profile, seed: int = 0) -> Network:
@@ -78,20 +82,20 @@ def aws_network(profile: Profile, seed: int = 0) -> Network:
 class LocalEndpoint:
     """A served bundle: callable with the model's own arguments; a context manager.
 
-    `platform` has the addresses, boto3 clients, and the REPORT of every invocation; `client` is the
-    same client that a deployed bundle gets.
+    `platform` has the addresses, boto3 clients, and the REPORT of every invocation; `buckets` are those
+    of the transports; `client` is the same client that a deployed bundle gets.
     """
 
-    def __init__(self, plan: Plan, entry: str, platform: Any) -> None:
+    def __init__(self, plan: Plan, entry: str, platform: Any, buckets: dict[str, str]) -> None:
         from .client import Client
-        from .runtime.transport import Store
+        from .runtime.store import Store
 
+        s3 = platform.client("s3") if buckets else None  # the S3 server takes a second to load
         self.plan = plan
         self.platform = platform
         self.function = entry
-        self.client = Client(
-            plan, entry, platform.client("lambda"), Store(BUCKET, platform.client("s3"))
-        )
+        self.buckets = buckets
+        self.client = Client(plan, entry, platform.client("lambda"), Store(buckets, s3))
 
     @property
     def url(self) -> str:

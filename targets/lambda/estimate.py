@@ -13,10 +13,12 @@ with what is served by `benchmarks/memory.py`.
 
 from __future__ import annotations
 
+from slicewise.cost import choices
 from slicewise.graph import OpGraph
 from slicewise.plan import TransportRule
 from slicewise.target import SliceOps
 
+from .costs import cost_model
 from .profile import MB, Profile
 
 
@@ -30,16 +32,20 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     received = [graph.tensor[name].max_bytes for name in part.inputs]
     # A reply to the caller is inline while it fits the payload; what goes on, up to the threshold.
     replies = {name for name in part.outputs if name in graph.outputs}
+    model = cost_model(profile, rule.payload_bytes)
+    full = model.mb_per_vcpu
+    most_inline = dict(choices(model, rule.transports, full, (full,))).get("payload", 0)
+    threshold = rule.payload_bytes if most_inline is None else most_inline
     sent_inline = sent_s3 = 0
     for name in part.outputs:
         size = graph.tensor[name].max_bytes
-        room = rule.payload_bytes * 3 // 4 if name in replies else rule.threshold_bytes
-        if "s3" not in rule.transports or ("payload" in rule.transports and size <= room):
+        room = rule.payload_bytes * 3 // 4 if name in replies else threshold
+        if set(rule.transports) == {"payload"} or ("payload" in rule.transports and size <= room):
             sent_inline += size
         else:
             sent_s3 += size
-    uses_s3 = "s3" in rule.transports and (
-        sent_s3 > 0 or any(size > rule.threshold_bytes for size in received)
+    uses_s3 = set(rule.transports) != {"payload"} and (
+        sent_s3 > 0 or any(size > threshold for size in received)
     )
     receiving = known.receive_factor * sum(received)
     activations = known.activation_factor * graph.peak_activation_bytes(part.ops)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicewise.cost import CostModel
+from slicewise.cost import CostModel, choices, line
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
+from slicewise.target import Chosen, Sent
 
-from .costs import cost_model, crossover
+from .costs import cost_model
 from .profile import MB, Profile, default_profile
-from .runtime.rule import Rule, choose
+from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
     from slicewise.target import Endpoint, Handlers, SliceOps
 
-TRANSPORTS = ("payload", "s3")
+TRANSPORTS = ("payload", "s3", "s3express")
+DEFAULT_TRANSPORTS = ("payload", "s3")  # s3express needs a bucket in one availability zone
 PAYLOAD_BYTES_MIN = 16 * 1024  # a message also holds its own fields and a record per tensor
 
 
@@ -74,19 +76,15 @@ class LambdaTarget:
         )
 
     def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
-        """The payload up to the profile's threshold, S3 above it."""
-        allowed = tuple(transports) if transports is not None else TRANSPORTS
+        """The transports that the user allows, else payload and S3."""
+        allowed = tuple(transports) if transports is not None else DEFAULT_TRANSPORTS
         unknown = [name for name in allowed if name not in TRANSPORTS]
         if unknown or not allowed:
             raise LimitsError(
                 f"transports={transports!r}: choose one or more of {', '.join(TRANSPORTS)}."
             )
         assert limits.payload_bytes is not None
-        return TransportRule(
-            transports=allowed,
-            threshold_bytes=crossover(self.cost_model(limits), allowed),
-            payload_bytes=limits.payload_bytes,
-        )
+        return TransportRule(transports=allowed, payload_bytes=limits.payload_bytes)
 
     def cost_model(self, limits: Limits) -> CostModel:
         """What the profile says of times and prices."""
@@ -95,7 +93,7 @@ class LambdaTarget:
 
     def overheads(self, rule: TransportRule) -> Overheads:
         """Interpreter and libraries, and the buffers of the tensors in and out."""
-        payload_only = "s3" not in rule.transports
+        payload_only = set(rule.transports) == {"payload"}
         return Overheads(
             memory_bytes=int(self.profile.runtime.memory_mb * MB),
             package_bytes=int(self.profile.runtime.package_mb * MB),
@@ -104,22 +102,34 @@ class LambdaTarget:
         )
 
     def choose_transports(
-        self, sizes: Mapping[str, int], rule: TransportRule, inline_first: frozenset[str]
-    ) -> Mapping[str, tuple[str, str]]:
+        self, message: Sequence[Sent], rule: TransportRule, usd_weight: float = 0.0
+    ) -> Mapping[str, Chosen]:
         """The run-time rule applied to the example's sizes, with its reason in words."""
+        model = cost_model(self.profile, rule.payload_bytes)
+        choices_of = {
+            sent.tensor: choices(
+                model, rule.transports, sent.sender_mb, sent.reader_mbs, usd_weight
+            )
+            for sent in message
+        }
         try:
             chosen = choose(
-                sizes,
-                Rule(rule.transports, rule.threshold_bytes, rule.payload_bytes),
-                inline_first,
+                {sent.tensor: sent.bytes for sent in message},
+                choices_of,
+                Rule(rule.transports, rule.payload_bytes),
+                {sent.tensor for sent in message if sent.is_callers},
             )
         except ValueError as error:
             raise InfeasibleError(
                 f"{error}. Allow the transport 's3'.", limit_name="payload_bytes"
             ) from error
         return {
-            name: (transport, _reason(sizes[name], transport, rule, name in inline_first))
-            for name, transport in chosen.items()
+            sent.tensor: Chosen(
+                transport=chosen[sent.tensor],
+                choices=choices_of[sent.tensor],
+                reason=_reason(model, sent, chosen[sent.tensor], rule),
+            )
+            for sent in message
         }
 
     def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
@@ -159,16 +169,27 @@ class LambdaTarget:
         return serve(directory, plan, self.profile, **options)
 
 
-def _reason(size: int, transport: str, rule: TransportRule, waived: bool) -> str:
-    if waived and transport == "payload":
-        return f"{size:,} bytes, fits the caller's message"
+def _reason(model: CostModel, sent: Sent, transport: str, rule: TransportRule) -> str:
+    """Why, in bytes and milliseconds, against the best of the other transports."""
     if len(rule.transports) == 1:
         return f"{transport} is the only transport allowed"
-    if transport == "payload":
-        return f"{size:,} bytes, within the threshold of {rule.threshold_bytes:,} bytes"
-    if size > rule.threshold_bytes:
-        return f"{size:,} bytes, above the threshold of {rule.threshold_bytes:,} bytes"
-    return f"{size:,} bytes do not fit the message beside the smaller tensors"
+    if sent.is_callers and transport == "payload":
+        return f"{sent.bytes:,} bytes, fits the caller's message"
+    took = {}
+    for name in rule.transports:
+        start, slope, _ = line(model, model.transport(name), sent.sender_mb, sent.reader_mbs)
+        took[name] = start + slope * sent.bytes
+    own = took.pop(transport)
+    if transport != "payload" and "payload" in took:
+        fits = inline_bytes(sent.bytes) <= rule.payload_bytes - ENVELOPE_BYTES
+        if not fits:
+            return f"{sent.bytes:,} bytes exceed the message; {transport}: {own:.1f} ms"
+    other = min(took, key=lambda name: took[name])
+    words = (
+        f"{sent.bytes:,} bytes, {transport}: {own:.1f} ms, {other} would take {took[other]:.1f} ms"
+    )
+    full = transport != "payload" and other == "payload" and took[other] < own
+    return words + (", but the message is full" if full else "")
 
 
 TARGET = LambdaTarget(profile=default_profile())

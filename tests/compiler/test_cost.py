@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicewise import targets
-from slicewise.cost import CostModel, Moved, Step, Transport, envelope, percentile, slice_time
+from slicewise.cost import (
+    CostModel,
+    Moved,
+    Step,
+    Transport,
+    choices,
+    envelope,
+    line,
+    percentile,
+    slice_time,
+)
 
+LAMBDA = targets.load("lambda")
 NOTHING = Step()
 MODEL = CostModel(
     mb_per_vcpu=1769, memory_mb_min=128, memory_mb_max=10240, caller_memory_mb=1769,
@@ -110,3 +121,42 @@ def test_on_lambda_payloads_beat_objects_until_megabytes() -> None:
     small = [slice_time(model, 1769, 0, [Moved(transport=n, bytes=10_000)], []).total_ms
              for n in ("payload", "s3")]  # fmt: skip
     assert small[0] < small[1]
+
+
+@given(
+    st.sets(st.sampled_from(["payload", "s3", "s3express"]), min_size=1),
+    st.sampled_from([None, 128, 512, 1769, 3008]),
+    st.lists(st.sampled_from([128, 512, 1769, 3008]), max_size=3),
+    st.sampled_from([0.0, 1e3, 1e6, 1e9]),
+    st.integers(0, 12_000_000),
+)
+def test_a_choice_is_the_cheapest_way_at_its_size(
+    allowed: set[str], sender: int | None, readers: list[int], weight: float, size: int
+) -> None:
+    model = LAMBDA.cost_model(LAMBDA.resolve_limits(None))
+    found = choices(model, sorted(allowed), sender, readers, weight)
+
+    assert found[-1][1] is None
+    name = next(name for name, most in found if most is None or size <= most)
+    lines = {way: line(model, model.transport(way), sender, readers, weight) for way in allowed}
+    able = [v for _, v in lines.items() if v[2] is None or size <= v[2]]
+    if able:
+        start, slope, _ = lines[name]
+        assert start + slope * size <= min(a + b * size for a, b, _ in able) * (1 + 1e-12)
+
+
+def test_a_line_counts_as_the_time_of_a_call_does() -> None:
+    """One tensor from a slice into one other: what `slice_time` says of both, less what they do else."""
+    model = LAMBDA.cost_model(LAMBDA.resolve_limits(None))
+    size, sender_mb, reader_mb, weight = 1_000_000, 512, 1024, 1e5
+    for transport in model.transports:
+        moved = [Moved(transport=transport.name, bytes=size)]
+        value = 0.0
+        for memory_mb, received, sent in ((sender_mb, [], moved), (reader_mb, moved, [])):
+            with_it = slice_time(model, memory_mb, 0.0, received, sent)
+            without = slice_time(model, memory_mb, 0.0, [], [])
+            ms = with_it.total_ms - without.total_ms
+            caller_usd = ms * model.gb_ms_usd(model.caller_memory_mb)
+            value += ms + weight * (with_it.usd - without.usd + caller_usd)
+        start, slope, _ = line(model, transport, sender_mb, [reader_mb], weight)
+        assert start + slope * size == pytest.approx(value)

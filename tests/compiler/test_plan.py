@@ -32,6 +32,7 @@ def test_plan_json_keeps_its_names(compiled: slicewise.Compiled) -> None:
     }  # fmt: skip
     assert set(data["edges"][0]) == {
         "tensor", "dtype", "shape", "bytes", "producer", "consumer", "transport", "reason",
+        "choices",
     }  # fmt: skip
 
 

@@ -39,7 +39,7 @@ BAD = {
     "wrong rank": ({"inputs": {"x": {"data": [0.0] * 8}, "mask": GOOD_MASK}}, "x", "dimensions"),
     "wrong size": ({"inputs": {"x": {"data": [[0.0] * 7] * 2}, "mask": GOOD_MASK}}, "x", "shape"),
     "batch too large": (
-        {"inputs": {"x": {"data": [[0.0] * 8] * 41}, "mask": {"data": [1] * 41}}}, "x", "batch is 41"),
+        {"inputs": {"x": {"data": [[0.0] * 8] * 81}, "mask": {"data": [1] * 81}}}, "x", "batch is 81"),
     "batches differ": ({"inputs": {"x": GOOD_X, "mask": {"data": [1, 0, 1]}}}, "mask", "batch"),
     "infinity in ints": ({"inputs": {"x": GOOD_X, "mask": {"data": [1, "INFINITY"]}}}, "mask", "int64"),
     "fraction in ints": ({"inputs": {"x": GOOD_X, "mask": {"data": [1, 0.5]}}}, "mask", "int64"),

@@ -19,8 +19,11 @@ default_profile = importlib.import_module("slicewise.targets.lambda.profile").de
 
 
 def objects(endpoint: Any) -> list[str]:
-    bucket = endpoint.platform.client("s3").list_objects_v2(Bucket="slicewise")
-    return [item["Key"] for item in bucket.get("Contents", [])]
+    if not endpoint.buckets:
+        return []
+    s3 = endpoint.platform.client("s3")
+    listed = [s3.list_objects_v2(Bucket=bucket) for bucket in endpoint.buckets.values()]
+    return [item["Key"] for found in listed for item in found.get("Contents", [])]
 
 
 def check(endpoint: Any, model: nn.Module, rows: int) -> None:
@@ -33,16 +36,16 @@ def check(endpoint: Any, model: nn.Module, rows: int) -> None:
 
 
 def test_the_actual_size_decides(wide: Any, wide_model: nn.Module) -> None:
-    """The plan says payload at 2 rows; 40 rows make 2.6 MB, above the threshold of 1 MB."""
+    """The plan says payload at 2 rows; 80 rows make 5.2 MB, above the edge's choice of payload."""
     assert {edge.transport for edge in wide.plan.edges} == {"payload"}
     check(wide, wide_model, 2)
     before = len(wide.reports)
-    check(wide, wide_model, 40)
+    check(wide, wide_model, 80)
     assert len(wide.reports) - before == 4
     assert objects(wide) == []
 
 
-@pytest.mark.parametrize("transport", ["payload", "s3"])
+@pytest.mark.parametrize("transport", ["payload", "s3", "s3express"])
 def test_one_transport_alone_serves_the_model(
     transport: str, wide_model: nn.Module, tmp_path: Path
 ) -> None:
@@ -104,3 +107,47 @@ def test_the_trace_says_that_no_network_was_emulated(wide: Any, wide_model: nn.M
     check(wide, wide_model, 2)
     assert wide.network == wide.last_trace["network"] == "off"
     assert {report.network for report in wide.reports} == {"off"}
+
+
+class Scaled(nn.Module):
+    """Tensors of one size go in, between its slices, and out; its weights are small."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.rand(columns))
+        self.second = nn.Parameter(torch.rand(columns))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x * self.first) * self.second
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "transports", "between"),
+    [
+        # What a plan of payloads alone allows: the target's bound on what a slice receives.
+        (64, 18404, ["payload"], "payload"),
+        # What fits one message exactly: 6,291,456 bytes less 1,024 and 512, of which 3/4 are raw.
+        (63, 18720, ["payload", "s3"], "s3"),
+        (63, 18720, ["payload", "s3express"], "s3express"),
+    ],
+)
+def test_the_largest_tensors_pass(
+    rows: int, columns: int, transports: list[str], between: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = Scaled(columns).eval(), torch.randn(rows, columns)
+    limits = slicewise.Limits(weight_bytes=columns * 4 + 100)
+    compiled = slicewise.compile(model, (x,), limits=limits, transports=transports, verify=False)
+    ways = {(e.producer, e.consumer): e.transport for e in compiled.plan.edges}
+    assert ways["@input", "slice0"] == ways["slice1", "@output"] == "payload"
+    assert ways["slice0", "slice1"] == between
+    with compiled.save(tmp_path / "bundle").serve() as endpoint, torch.no_grad():
+        torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-6)
+        assert objects(endpoint) == []
+
+
+def test_a_tensor_above_the_largest_needs_another_transport() -> None:
+    model, x = Scaled(18404).eval(), torch.randn(65, 18404)
+    limits = slicewise.Limits(weight_bytes=18404 * 4 + 100)
+    with pytest.raises(slicewise.InfeasibleError):
+        slicewise.compile(model, (x,), limits=limits, transports=["payload"], verify=False)

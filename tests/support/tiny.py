@@ -91,9 +91,7 @@ def plan_of(made: Analysed, *groups: tuple[str, ...]) -> Plan:
         certificate=Certificate(
             status="optimal", lower_bound=0, gap=0.0, method="by hand", seconds=0.0
         ),
-        transport_rule=TransportRule(
-            transports=("payload",), threshold_bytes=1, payload_bytes=10_000
-        ),
+        transport_rule=TransportRule(transports=("payload",), payload_bytes=10_000),
         inputs=made.signature.inputs,
         outputs=made.signature.outputs,
         dims=made.signature.dims,

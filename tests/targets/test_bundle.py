@@ -76,7 +76,7 @@ def test_a_long_model_name_still_makes_function_names(
 
 
 def test_the_runtime_imports_only_what_ships() -> None:
-    allowed = {"numpy", "onnxruntime", "boto3", "botocore", "__future__"} | set(
+    allowed = {"numpy", "onnxruntime", "boto3", "botocore", "pybase64", "__future__"} | set(
         sys.stdlib_module_names
     )
     for path in RUNTIME.glob("*.py"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from slicewise import targets
 from slicewise.errors import InfeasibleError, LimitsError, TargetError
 from slicewise.limits import MB, Limits
+from slicewise.target import Sent
 
 target: Any = targets.load("lambda")
 
@@ -59,19 +61,16 @@ def test_the_smallest_function_is_allowed() -> None:
 
 @pytest.mark.parametrize("names", [("ftp",), ("payload", "sqs"), ()])
 def test_unknown_transports_are_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(LimitsError, match="choose one or more of payload, s3"):
+    with pytest.raises(LimitsError, match="choose one or more of payload, s3, s3express"):
         target.transport_rule(target.resolve_limits(None), names)
 
 
-def test_the_rule_takes_its_numbers_from_profile_and_limits() -> None:
+def test_the_rule_takes_its_numbers_from_the_limits() -> None:
     limits = target.resolve_limits(Limits(payload_bytes=50_000))
 
     rule = target.transport_rule(limits, None)
     assert rule.transports == ("payload", "s3")
     assert rule.payload_bytes == 50_000
-    assert 30_000 < rule.threshold_bytes < 50_000  # all that a message holds
-    whole = target.transport_rule(target.resolve_limits(None), None)
-    assert 2_000_000 < whole.threshold_bytes < 4_600_000  # where both take as long
     assert target.transport_rule(limits, ("s3",)).transports == ("s3",)
 
 
@@ -87,6 +86,21 @@ def test_only_payload_plans_bound_what_a_slice_receives() -> None:
     assert both.package_bytes > 50 * MB
 
 
+def message(
+    sizes: dict[str, int], *, sender_mb: int = 1769, reader_mb: int = 1769, callers: str = ""
+) -> list[Sent]:
+    return [
+        Sent(
+            tensor=name,
+            bytes=size,
+            sender_mb=sender_mb,
+            reader_mbs=() if name == callers else (reader_mb,),
+            is_callers=name == callers,
+        )
+        for name, size in sizes.items()
+    ]
+
+
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=8))
 def test_what_the_bound_allows_fits_one_message(sizes: list[int]) -> None:
     limits = target.resolve_limits(Limits(payload_bytes=300_000))
@@ -95,44 +109,87 @@ def test_what_the_bound_allows_fits_one_message(sizes: list[int]) -> None:
     assert bound is not None
     if sum(sizes) <= bound:
         named = {f"t{index}": size for index, size in enumerate(sizes)}
-        chosen = target.choose_transports(named, rule, frozenset())
-        assert {transport for transport, _ in chosen.values()} == {"payload"}
+        chosen = target.choose_transports(message(named), rule)
+        assert {sent.transport for sent in chosen.values()} == {"payload"}
+        assert {sent.choices for sent in chosen.values()} == {(("payload", None),)}
 
 
 def test_every_transport_has_a_reason_in_numbers() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
-    sizes = {"small": 1000, "large": 4_500_000, "reply": 4_400_000}
-    most = f"{rule.threshold_bytes:,}"
+    sizes = {"small": 1000, "middle": 1_000_000, "large": 5_000_000, "reply": 3_500_000}
 
-    chosen = target.choose_transports(sizes, rule, frozenset({"reply"}))
+    chosen = target.choose_transports(message(sizes, callers="reply"), rule)
 
-    assert chosen["small"] == ("payload", f"1,000 bytes, within the threshold of {most} bytes")
-    assert chosen["large"] == ("s3", f"4,500,000 bytes, above the threshold of {most} bytes")
-    assert chosen["reply"] == ("payload", "4,400,000 bytes, fits the caller's message")
+    ms = r"\d+\.\d ms"
+    for name, transport, reason in (
+        ("small", "payload", f"1,000 bytes, payload: {ms}, s3 would take {ms}"),
+        ("middle", "payload", f"1,000,000 bytes, payload: {ms}, s3 would take {ms}"),
+        ("large", "s3", f"5,000,000 bytes exceed the message; s3: {ms}"),
+        ("reply", "payload", "3,500,000 bytes, fits the caller's message"),
+    ):
+        assert chosen[name].transport == transport
+        assert re.fullmatch(reason, chosen[name].reason)
+    (_, most), last = chosen["middle"].choices
+    assert most == 4_717_438  # at a full vCPU the payload is faster as long as it may be used
+    assert last == ("s3", None)
+
+
+def test_small_functions_pass_less_inline() -> None:
+    """Encoding takes CPU, of which they have little; waiting for S3 takes none."""
+    rule = target.transport_rule(target.resolve_limits(None), None)
+
+    def most(memory_mb: int) -> int:
+        sent = message({"x": 1000}, sender_mb=memory_mb, reader_mb=memory_mb)
+        choices: Any = target.choose_transports(sent, rule)["x"].choices
+        return int(choices[0][1])
+
+    assert most(128) < most(256) < most(512)
+    assert most(512) == most(3008) == 4_717_438  # the most that it may be
+
+
+def test_s3express_takes_over_early_where_it_is_allowed() -> None:
+    rule = target.transport_rule(target.resolve_limits(None), ("payload", "s3", "s3express"))
+
+    chosen = target.choose_transports(message({"small": 100, "large": 4_000_000}), rule)
+
+    assert (chosen["small"].transport, chosen["large"].transport) == ("payload", "s3express")
+    assert [name for name, _ in chosen["small"].choices] == ["payload", "s3express"]
+
+
+def test_dear_milliseconds_are_not_dear_requests() -> None:
+    """By money alone a PUT and a GET must save more than they cost."""
+    rule = target.transport_rule(target.resolve_limits(None), None)
+    small = message({"x": 1000}, sender_mb=128, reader_mb=128)
+    by_ms, by_usd = (
+        target.choose_transports(small, rule, weight)["x"].choices[0][1] for weight in (0.0, 1e12)
+    )
+
+    assert by_ms < by_usd
 
 
 def test_a_full_message_sends_the_rest_through_s3() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
 
-    chosen = target.choose_transports({f"t{i}": 10**6 for i in range(6)}, rule, frozenset())
+    chosen = target.choose_transports(message({f"t{i}": 10**6 for i in range(6)}), rule)
 
-    assert [way for way, _ in chosen.values()].count("s3") == 2
-    assert "do not fit the message beside" in chosen["t5"][1]
+    assert [sent.transport for sent in chosen.values()].count("s3") == 2
+    assert chosen["t5"].reason.endswith("but the message is full")
 
 
 def test_a_tensor_without_a_way_is_infeasible() -> None:
     rule = target.transport_rule(target.resolve_limits(None), ("payload",))
 
     with pytest.raises(InfeasibleError, match=r"5,000,000 bytes.*Allow the transport 's3'"):
-        target.choose_transports({"x": 5_000_000}, rule, frozenset())
+        target.choose_transports(message({"x": 5_000_000}), rule)
 
 
 def test_one_transport_is_its_own_reason() -> None:
     rule = target.transport_rule(target.resolve_limits(None), ("s3",))
 
-    assert target.choose_transports({"x": 5}, rule, frozenset({"x"})) == {
-        "x": ("s3", "s3 is the only transport allowed")
-    }
+    chosen = target.choose_transports(message({"x": 5}, callers="x"), rule)["x"]
+
+    assert (chosen.transport, chosen.reason) == ("s3", "s3 is the only transport allowed")
+    assert chosen.choices == (("s3", None),)
 
 
 def test_a_function_gets_the_users_memory_or_a_full_vcpu_or_what_it_needs() -> None:

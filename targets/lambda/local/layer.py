@@ -18,9 +18,9 @@ from packaging.requirements import Requirement
 
 from slicewise.errors import TargetError
 
-# What Lambda's Python runtime has (boto3 and the runtime interface client) and what a bundle
-# ships (numpy, onnxruntime). onnxruntime declares more than it needs: inference imports only numpy.
-ROOTS = ("numpy", "onnxruntime", "boto3", "awslambdaric")
+# What Lambda's Python runtime has (boto3 and the runtime interface client) and what a bundle ships
+# (numpy, onnxruntime, pybase64). onnxruntime declares more than it needs: inference imports only numpy.
+ROOTS = ("numpy", "onnxruntime", "pybase64", "boto3", "awslambdaric")
 NEEDED_ONLY = {"onnxruntime": ("numpy",)}
 
 

@@ -11,6 +11,7 @@ import importlib
 import os
 import socket
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,34 @@ from typing import Any
 ACCOUNT = "123456789012"
 LISTENER_FD = 3
 READY_FD = 4
+
+
+def with_sessions(application: Any) -> Any:
+    """The application, answering CreateSession, which clients of directory buckets call and moto lacks.
+
+    The key id is the caller's own, so that the session still says whose it is; moto does not check
+    signatures.
+    """
+    identity = sibling("identity")
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        bucket, _, key = environ["PATH_INFO"].lstrip("/").partition("/")
+        is_session = environ["QUERY_STRING"] in ("session", "session=")
+        if not (is_session and bucket.endswith("--x-s3") and not key):
+            return application(environ, start_response)
+        expiration = datetime.now(UTC) + timedelta(minutes=5)  # as on AWS
+        key_id = identity.access_key_id_of(environ.get("HTTP_AUTHORIZATION")) or "LOCAL"
+        body = (
+            f"<CreateSessionResult><Credentials><AccessKeyId>{key_id}</AccessKeyId>"
+            "<SecretAccessKey>local</SecretAccessKey><SessionToken>local</SessionToken>"
+            f"<Expiration>{expiration:%Y-%m-%dT%H:%M:%SZ}</Expiration>"
+            "</Credentials></CreateSessionResult>"
+        ).encode()
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        start_response("200 OK", headers)
+        return [body]
+
+    return answer
 
 
 def main() -> None:
@@ -28,7 +57,7 @@ def main() -> None:
     network, *buckets = sys.argv[1:]
     for bucket in buckets:
         s3_backends[ACCOUNT]["aws"].create_bucket(bucket, "us-east-1")
-    app = create_backend_app("s3")
+    app = with_sessions(create_backend_app("s3"))
     if network:
         traffic = sibling("network").Traffic(sibling("network").network_from_json(network))
         app = sibling("s3_network").delayed(app, traffic)

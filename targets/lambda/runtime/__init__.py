@@ -1,1 +1,1 @@
-"""What ships inside every function; imports the standard library, numpy, onnxruntime, boto3."""
+"""What ships in every function. Imports: standard library, numpy, onnxruntime, boto3, pybase64."""

@@ -1,5 +1,5 @@
 """The coordinator: the one function that a caller invokes. It checks the request, calls the slices
-stage by stage, hands every tensor on as it came (never decoding it), and cleans up.
+stage by stage, hands every tensor on as it came (never decoding or parsing it), and cleans up.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .messages import join, lift
 from .request import BadRequest, check_request, request_id_of
-from .rule import Rule, choose
-from .transport import Store, keys_of, object_key
+from .rule import Choices, Rule, choose
+from .store import Object, Store, finish
+from .transport import object_key, objects_of
 from .wire import Record, decode_inline
 
-Handler = Callable[[Any, Any], dict[str, Any]]
+Handler = Callable[[Any, Any], bytes]
 
 
 class SliceError(RuntimeError):
@@ -34,14 +36,19 @@ class SliceError(RuntimeError):
 
 def coordinator_handler(*, manifest: Path) -> Handler:
     """The Lambda handler of the coordinator; `manifest` is the JSON that the bundle put beside it:
-    plan id, inputs, outputs, dims, transport rule, and the slices with stage, function and tensors.
+    plan id, inputs, outputs, dims, transport rule and choices, and the slices with stage, function and
+    tensors. It returns JSON as bytes, as the slices do.
     """
     plan = json.loads(manifest.read_text())
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
+    choices = plan["choices"]
     store = Store()
+    if plan["planned_transports"] != ["payload"]:
+        store.open()
     timeout = plan["timeout_s"]
     function_of = plan["functions"]
+    width = max(len(stage) for stage in plan["stages"])
     functions = boto3.client(
         "lambda",
         config=Config(
@@ -50,18 +57,18 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             read_timeout=timeout + 5,
             connect_timeout=5,
             tcp_keepalive=True,
+            max_pool_connections=max(10, width),
         ),
     )
-    width = max(len(stage) for stage in plan["stages"])
     pool = ThreadPoolExecutor(width) if width > 1 else None
 
-    def call(part: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
+    def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
         return _invoke(functions, function_of[part["name"]], part, message)
 
-    def handler(event: Any, context: Any) -> dict[str, Any]:
+    def handler(event: Any, context: Any) -> bytes:
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
-        kept: set[str] = set()
+        kept: set[Object] = set()
         started = time.perf_counter()
         try:
             request_id = request_id_of(event, request_id)
@@ -70,47 +77,47 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             for stage in plan["stages"]:
                 messages = []
                 for part in stage:
-                    _fit(held, part["inputs"], request_id, rule, store)
+                    _fit(held, part["inputs"], request_id, choices, rule, store)
                     tensors = {name: held[name] for name in part["inputs"]}
-                    messages.append(
-                        {"request_id": request_id, "plan": plan["id"], "tensors": tensors}
-                    )
+                    head = {"request_id": request_id, "plan": plan["id"]}
+                    messages.append(join(head, "tensors", tensors))
                 run = pool.map if pool is not None and len(stage) > 1 else map
-                for part, reply in zip(stage, run(call, stage, messages), strict=True):
-                    held.update(reply["tensors"])
-                    trace.append({"slice": part["name"], "stage": part["stage"], **reply["trace"]})
-            _fit(held, [spec["tensor"] for spec in plan["outputs"]], request_id, rule, store)
+                for part, body in zip(stage, run(call, stage, messages), strict=True):
+                    held.update(body["tensors"])
+                    trace.append({"slice": part["name"], "stage": part["stage"], **body["trace"]})
+            replied = [spec["tensor"] for spec in plan["outputs"]]
+            _fit(held, replied, request_id, choices, rule, store)
             outputs = {spec["name"]: held[spec["tensor"]] for spec in plan["outputs"]}
-            reply = {"status": 200, "request_id": request_id, "outputs": outputs}
+            answer: dict[str, Any] = {"status": 200, "request_id": request_id}
             if isinstance(event, dict) and event.get("trace"):
-                reply["trace"] = {
-                    "total_ms": (time.perf_counter() - started) * 1e3,
-                    "slices": trace,
-                }
-            kept.update(keys_of(outputs))
+                total_ms = (time.perf_counter() - started) * 1e3
+                answer["trace"] = {"total_ms": total_ms, "slices": trace}
+            reply = join(answer, "outputs", outputs)
+            if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
+                reply = join({**answer, "trace": {}}, "outputs", outputs)
+            kept.update(objects_of(outputs))
         except BadRequest as error:
             reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
             reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
             reply = _error(500, request_id, type(error).__name__, str(error))
-        leftovers = [key for key in keys_of(held) if key not in kept]
-        if leftovers:
-            store.delete(leftovers)
+        store.delete(place for place in objects_of(held) if place not in kept)
         return reply
 
     return handler
 
 
-def _invoke(
-    functions: Any, function: str, part: dict[str, Any], message: dict[str, Any]
-) -> dict[str, Any]:
+def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes) -> dict[str, Any]:
     """Call a slice and return its reply. Raises `SliceError`."""
     name = part["name"]
     started = time.perf_counter()
     try:
-        answer = functions.invoke(FunctionName=function, Payload=json.dumps(message).encode())
-        body = json.loads(answer["Payload"].read() or b"{}")
+        answer = functions.invoke(FunctionName=function, Payload=message)
+        body = lift(answer["Payload"].read(), "tensors")
+    except ValueError as error:
+        message_text = f"slice {name} answered with something other than tensors: {error}"
+        raise SliceError(name, type(error).__name__, message_text) from None
     except (ClientError, BotoCoreError) as error:
         message_text = f"slice {name} was not called: {error}"
         raise SliceError(name, type(error).__name__, message_text) from None
@@ -127,23 +134,29 @@ def _invoke(
 
 
 def _fit(
-    held: dict[str, Record], names: list[str], request_id: str, rule: Rule, store: Store
+    held: dict[str, Record],
+    names: list[str],
+    request_id: str,
+    choices: dict[str, Choices],
+    rule: Rule,
+    store: Store,
 ) -> None:
-    """Move tensors of one message to S3 where all of them together exceed the payload."""
-    if "s3" not in rule.transports:
-        return
+    """Move tensors of one message into objects where all of them together exceed the payload.
+
+    Raises `ValueError` when that is not allowed.
+    """
     sizes = {name: held[name]["bytes"] for name in names if "data" in held[name]}
-    for name, transport in choose(sizes, rule, inline_first=sizes).items():
-        if transport == "s3":
+    puts = []
+    for name, transport in choose(sizes, choices, rule, inline_first=sizes).items():
+        if transport != "payload":
             key = object_key(request_id, name)
-            store.put(key, decode_inline(name, held[name]))
+            raw = decode_inline(name, held[name])
+            puts.append(store.start_put(Object(transport, key), raw))
             record = {field: value for field, value in held[name].items() if field != "data"}
-            held[name] = {**record, "s3": key}
+            held[name] = {**record, transport: key}
+    finish(puts)
 
 
-def _error(status: int, request_id: str, kind: str, message: str, **where: str) -> dict[str, Any]:
-    return {
-        "status": status,
-        "request_id": request_id,
-        "error": {"type": kind, "message": message, **where},
-    }
+def _error(status: int, request_id: str, kind: str, message: str, **where: str) -> bytes:
+    error = {"type": kind, "message": message, **where}
+    return json.dumps({"status": status, "request_id": request_id, "error": error}).encode()

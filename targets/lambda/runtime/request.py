@@ -12,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from .transport import object_key
+from .store import BUCKET_VARIABLES
+from .transport import object_key, objects_of
 from .wire import (
     ITEM_BYTES,
     Record,
     WireError,
     check_bytes,
     check_record,
+    check_values,
     decode_inline,
     describe,
     inline,
@@ -27,7 +29,7 @@ from .wire import (
 )
 
 REQUEST_FIELDS = ("inputs", "request_id", "trace")
-TENSOR_FIELDS = ("dtype", "shape", "bytes", "sha256", "data", "s3")
+TENSOR_FIELDS = ("dtype", "shape", "bytes", "sha256", "data", *BUCKET_VARIABLES)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 _WHOLE = re.compile(r"u?int\d+|bool")
 
@@ -112,13 +114,17 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
         record["bytes"] = math.prod(sizes) * item
     check_record(name, record)
     _check_dtype(name, record["dtype"], spec)
+    places = objects_of({name: record})
     if "data" in record:
-        if "s3" in record:  # all keys among a request's records are deleted at its end
-            raise WireError(name, "both 'data' and 's3' were given")
+        if places:  # all objects among a request's records are deleted at its end
+            raise WireError(name, f"both 'data' and {places[0].transport!r} were given")
         raw = decode_inline(name, record)
-        record.setdefault("sha256", hashlib.sha256(raw).hexdigest())
-        check_bytes(name, record, raw)
-    elif record.get("s3") != object_key(request_id, name) or "sha256" not in record:
+        if "sha256" in record:
+            check_bytes(name, record, raw)
+        else:
+            check_values(name, record, raw)
+            record["sha256"] = hashlib.sha256(raw).hexdigest()
+    elif [p.key for p in places] != [object_key(request_id, name)] or "sha256" not in record:
         raise WireError(name, "neither 'data' nor a valid 's3' key of this request was given")
     return record
 

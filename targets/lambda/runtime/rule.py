@@ -1,23 +1,24 @@
-"""The transport rule: which tensors of a message go inline and which through S3.
+"""The transport rule: which tensors of a message go inline and which through an object store.
 
 The compiler plans with it by the example's sizes; the functions decide with it by the actual ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 ENVELOPE_BYTES = 1024  # request id, plan id and braces around the tensors
 RECORD_BYTES = 512  # JSON around one tensor's base64: name, dtype, shape, checksum
 
+Choices = Sequence[tuple[str, int | None]]  # (transport, up to so many raw bytes), by size
+
 
 @dataclass(frozen=True)
 class Rule:
-    """Payload while a tensor has at most `threshold_bytes` and the message stays below the limit."""
+    """What holds for every message: the transports allowed, and the bytes of JSON it may have."""
 
     transports: tuple[str, ...]
-    threshold_bytes: int
     payload_bytes: int
 
 
@@ -27,28 +28,35 @@ def inline_bytes(raw_bytes: int) -> int:
 
 
 def choose(
-    sizes: Mapping[str, int], rule: Rule, inline_first: Container[str] = ()
+    sizes: Mapping[str, int],
+    choices: Mapping[str, Choices],
+    rule: Rule,
+    inline_first: Container[str] = (),
 ) -> dict[str, str]:
     """The transport of every tensor of one message, by raw bytes; the smallest get the payload.
 
-    The threshold does not hold for `inline_first`: tensors that the caller itself sends or receives.
+    A tensor takes the first of its `choices` that admits its size, and where the message is full the
+    next one, at last any that the rule allows. `inline_first`: tensors that the caller itself sends or
+    receives, or that are inline already; they try the payload before anything else.
 
-    Raises `ValueError` when the message does not fit and `s3` is not allowed.
+    Raises `ValueError` when the message does not fit and nothing but the payload is allowed.
     """
     chosen = {}
     room = rule.payload_bytes - ENVELOPE_BYTES
     for name, size in sorted(sizes.items(), key=lambda item: item[1]):
         needed = inline_bytes(size)
-        waived = name in inline_first or "s3" not in rule.transports
-        small = size <= rule.threshold_bytes or waived
-        if "payload" in rule.transports and small and needed <= room:
-            chosen[name] = "payload"
-            room -= needed
-        elif "s3" in rule.transports:
-            chosen[name] = "s3"
+        ways = [way for way, most in choices.get(name, ()) if most is None or size <= most]
+        if name in inline_first:
+            ways.insert(0, "payload")
+        for way in (*ways, *rule.transports):
+            if way in rule.transports and (way != "payload" or needed <= room):
+                chosen[name] = way
+                break
         else:
             raise ValueError(
                 f"the tensor {name} ({size:,} bytes) does not fit the payload "
                 f"({rule.payload_bytes:,} bytes) and no other transport is allowed"
             )
+        if chosen[name] == "payload":
+            room -= needed
     return chosen

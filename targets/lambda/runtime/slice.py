@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +15,28 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from .rule import Rule
-from .transport import Store, receive, send
+from .messages import join
+from .rule import Choices, Rule
+from .store import Store
+from .transport import receive, send
 from .wire import WireError
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
-Handler = Callable[[Any, Any], dict[str, Any]]
+Handler = Callable[[Any, Any], bytes]
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One tensor that a slice receives or sends, as the plan has it; `peer` is the other end."""
+    """One tensor that a slice receives or sends, as the plan has it: `peer` is the other end,
+    `transport` holds for the example's size and `choices` for any, see `rule.choose`.
+    """
 
     tensor: str
     dtype: str
     shape: tuple[int | str, ...]
     peer: str
     transport: str
+    choices: Choices
 
 
 def open_session(model: Path, memory_mb: int) -> onnxruntime.InferenceSession:
@@ -92,58 +98,57 @@ def slice_handler(
 ) -> Handler:
     """The Lambda handler of a slice. The model is loaded here, in the init phase, which is not
     throttled to the function's CPU share.
+
+    It returns JSON as bytes, which the runtime interface client passes on as they are; it would take
+    several times as long to write a large message as the slice takes to encode its tensors.
     """
     memory_mb = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
     session = open_session(directory / "model.onnx", memory_mb)
     store = Store()
+    if any(edge.transport != "payload" for edge in (*inputs, *outputs)):
+        store.open()
     dtypes = {edge.tensor: edge.dtype for edge in outputs}
-    wanted = dict.fromkeys(edge.tensor for edge in inputs)
+    choices = {edge.tensor: edge.choices for edge in outputs}
+    wanted = list(dict.fromkeys(edge.tensor for edge in inputs))
     produced = list(dtypes)
     replies = {edge.tensor for edge in outputs if edge.peer == "@output"}
 
-    def handler(event: Any, context: Any) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    def handler(event: Any, context: Any) -> bytes:  # noqa: ARG001 - Lambda's signature
         request_id = str(event.get("request_id", "")) if isinstance(event, dict) else ""
         try:
             _check_event(event, name, plan)
             started = time.perf_counter()
-            arrays = _receive_all(event["tensors"], wanted, request_id, store)
+            arrays = receive(_wanted(event["tensors"], wanted), request_id, store)
             received = time.perf_counter()
             results = run_session(session, arrays, produced)
             arrays.clear()
             computed = time.perf_counter()
-            records = send(results, dtypes, request_id, rule, store, replies)
+            records = send(results, dtypes, request_id, choices, rule, store, replies)
             sent = time.perf_counter()
         except Exception as error:
-            return {
-                "error": {
-                    "slice": name,
-                    "request_id": request_id,
-                    "type": type(error).__name__,
-                    "message": str(error) or repr(error),
-                }
+            problem = {
+                "slice": name,
+                "request_id": request_id,
+                "type": type(error).__name__,
+                "message": str(error) or repr(error),
             }
-        return {
-            "tensors": records,
-            "trace": {
-                "receive_ms": (received - started) * 1e3,
-                "compute_ms": (computed - received) * 1e3,
-                "send_ms": (sent - computed) * 1e3,
-            },
+            return json.dumps({"error": problem}).encode()
+        trace = {
+            "receive_ms": (received - started) * 1e3,
+            "compute_ms": (computed - received) * 1e3,
+            "send_ms": (sent - computed) * 1e3,
         }
+        return join({"trace": trace}, "tensors", records)
 
     return handler
 
 
-def _receive_all(
-    records: dict[str, Any], wanted: Iterable[str], request_id: str, store: Store
-) -> dict[str, np.ndarray]:
-    """The wanted arrays; each record is let go once it is decoded, for a function's memory is small."""
-    arrays = {}
-    for tensor in wanted:
+def _wanted(records: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """These records, taken out of the message, so that nothing else holds them."""
+    for tensor in names:
         if tensor not in records:
             raise WireError(tensor, "the tensor was not sent")
-        arrays.update(receive({tensor: records.pop(tensor)}, request_id, store))
-    return arrays
+    return {tensor: records.pop(tensor) for tensor in names}
 
 
 def _check_event(event: Any, name: str, plan: str) -> None:

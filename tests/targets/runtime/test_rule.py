@@ -3,66 +3,114 @@
 from __future__ import annotations
 
 import importlib
-import json
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
 rule = importlib.import_module("slicewise.targets.lambda.runtime.rule")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 Rule, choose = rule.Rule, rule.choose
 
-BOTH = Rule(("payload", "s3"), 1000, 10_000)
-SIZES = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), st.integers(0, 20_000))
+TRANSPORTS = ("payload", "s3", "s3express")
+BOTH = Rule(("payload", "s3"), 10_000)
+UP_TO_1000 = (("payload", 1000), ("s3", None))
 
 
-@given(SIZES, st.integers(0, 5000), st.integers(1, 50_000), st.booleans())
-def test_a_message_never_exceeds_the_payload(
-    sizes: dict[str, int], threshold: int, payload: int, waived: bool
-) -> None:
-    chosen = choose(sizes, Rule(("payload", "s3"), threshold, payload), sizes if waived else ())
+def drawn_choices(
+    draw: random.Random, allowed: tuple[str, ...]
+) -> tuple[tuple[str, int | None], ...]:
+    """As a plan has them: other transports above growing sizes, the last for any."""
+    names = draw.sample(allowed, draw.randint(1, len(allowed)))
+    ends = sorted(draw.sample(range(20_000), len(names) - 1))
+    return (*zip(names[:-1], ends, strict=True), (names[-1], None))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_no_request_takes_a_transport_that_its_limit_forbids(block: int) -> None:
+    """Ten thousand requests of all kinds."""
+    for seed in range(block * 1000, block * 1000 + 1000):
+        check_request(random.Random(seed))
+
+
+def check_request(draw: random.Random) -> None:
+    most = draw.choice([10, 2000, 20_000])
+    sizes = {f"t{i}": draw.randint(0, most) for i in range(draw.randint(0, 8))}
+    allowed = tuple(draw.sample(TRANSPORTS, draw.randint(1, 3)))
+    planned = {name: drawn_choices(draw, allowed) for name in sizes}
+    first = {name for name in sizes if draw.random() < 0.3}
+    payload = draw.randint(1, 50_000)
+    room = payload - rule.ENVELOPE_BYTES
+    try:
+        chosen = choose(sizes, planned, Rule(allowed, payload), first)
+    except ValueError:
+        assert allowed == ("payload",)
+        assert sum(map(rule.inline_bytes, sizes.values())) > room
+        return
 
     assert chosen.keys() == sizes.keys()
-    inline = [size for name, size in sizes.items() if chosen[name] == "payload"]
-    if inline:
-        assert rule.ENVELOPE_BYTES + sum(map(rule.inline_bytes, inline)) <= payload
-    if not waived:
-        assert all(size <= threshold for size in inline)
+    inline = {name for name, way in chosen.items() if way == "payload"}
+    assert not inline or sum(rule.inline_bytes(sizes[name]) for name in inline) <= room
+    for name, way in chosen.items():
+        assert way in allowed
+        admitted = [w for w, most in planned[name] if most is None or sizes[name] <= most]
+        if way == "payload":
+            assert way in admitted or name in first or set(allowed) == {"payload"}
+            continue
+        assert way in admitted or set(admitted) == {"payload"}
+        if "payload" in allowed and (name in first or admitted[0] == "payload"):  # it was full
+            before = [other for other in inline if sizes[other] <= sizes[name]]
+            used = sum(rule.inline_bytes(sizes[other]) for other in before)
+            assert used + rule.inline_bytes(sizes[name]) > room
+        else:
+            assert way == admitted[0]
 
 
-@given(SIZES, st.integers(1, 50_000))
-def test_without_s3_everything_is_inline_or_refused(sizes: dict[str, int], payload: int) -> None:
-    only = Rule(("payload",), 0, payload)
-    fits = rule.ENVELOPE_BYTES + sum(map(rule.inline_bytes, sizes.values())) <= payload
-    if fits or not sizes:
-        assert set(choose(sizes, only).values()) <= {"payload"}
-    else:
-        with pytest.raises(ValueError, match="does not fit the payload"):
-            choose(sizes, only)
+def test_the_choices_hold_up_to_their_sizes() -> None:
+    three = (("s3express", 10), ("payload", 1000), ("s3", None))
+    rule_of_three = Rule(TRANSPORTS, 10_000)
+    sizes = {"at10": 10, "above10": 11, "at1000": 1000, "above1000": 1001}
+
+    chosen = choose(sizes, dict.fromkeys(sizes, three), rule_of_three)
+
+    assert list(chosen.values()) == ["s3express", "payload", "payload", "s3"]
 
 
-def test_the_threshold_is_the_largest_inline_tensor() -> None:
-    assert choose({"at": 1000, "above": 1001}, BOTH) == {"at": "payload", "above": "s3"}
+def test_tensors_of_the_caller_go_inline_above_their_choices() -> None:
+    sizes = {"mine": 3000, "other": 3000}
 
-
-def test_the_threshold_does_not_hold_for_tensors_of_the_caller() -> None:
-    chosen = choose({"mine": 3000, "other": 3000}, BOTH, inline_first={"mine"})
+    chosen = choose(sizes, dict.fromkeys(sizes, UP_TO_1000), BOTH, inline_first={"mine"})
 
     assert chosen == {"mine": "payload", "other": "s3"}
 
 
 def test_the_smallest_tensors_get_the_payload() -> None:
-    chosen = choose({f"t{i}": 1000 - i for i in range(10)}, BOTH)
+    sizes = {f"t{i}": 1000 - i for i in range(10)}
+
+    chosen = choose(sizes, dict.fromkeys(sizes, UP_TO_1000), BOTH)
 
     assert [name for name, way in chosen.items() if way == "s3"] == [
         "t5", "t4", "t3", "t2", "t1", "t0"
     ]  # fmt: skip
 
 
+def test_a_full_message_falls_to_the_next_choice() -> None:
+    plan = {"x": (("payload", 9000), ("s3express", None))}
+
+    assert choose({"x": 8000}, plan, Rule(TRANSPORTS, 10_000)) == {"x": "s3express"}
+
+
+def test_a_tensor_without_choices_takes_what_the_rule_allows() -> None:
+    assert choose({"x": 10, "y": 9000}, {}, BOTH) == {"x": "payload", "y": "s3"}
+
+
 def test_s3_alone_sends_everything_there() -> None:
-    assert choose({"a": 1}, Rule(("s3",), 1000, 10_000), inline_first={"a"}) == {"a": "s3"}
+    only = Rule(("s3",), 10_000)
+
+    assert choose({"a": 1}, {"a": (("s3", None),)}, only, inline_first={"a"}) == {"a": "s3"}
 
 
 @given(st.integers(0, 5000), st.integers(0, 8))
@@ -71,5 +119,6 @@ def test_an_inline_record_takes_no_more_json_than_claimed(elements: int, ones: i
     raw = wire.to_bytes(array, "float32")
     record = wire.inline(wire.describe(array, raw, "float32"), raw)
 
-    entry = json.dumps({"scaled_dot_product_attention_12_" * 3: record})
-    assert len(entry) <= rule.inline_bytes(len(raw))
+    empty = len(messages.join({"plan": "x"}, "tensors", {}))
+    one = messages.join({"plan": "x"}, "tensors", {"scaled_dot_product_attention_12_" * 3: record})
+    assert len(one) - empty <= rule.inline_bytes(len(raw))

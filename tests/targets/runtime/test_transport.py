@@ -12,16 +12,18 @@ import pytest
 from moto import mock_aws
 
 transport = importlib.import_module("slicewise.targets.lambda.runtime.transport")
+store_module = importlib.import_module("slicewise.targets.lambda.runtime.store")
 rule = importlib.import_module("slicewise.targets.lambda.runtime.rule")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 ID = "0123abcd"
-RULE = rule.Rule(("payload", "s3"), 100, 100_000)
+RULE = rule.Rule(("payload", "s3"), 100_000)
 ARRAYS: dict[str, np.ndarray] = {
     "small": np.arange(3, dtype=np.int64),
     "large": np.linspace(0, 1, 400, dtype=np.float32).reshape(4, 100),
     "half": np.linspace(0, 1, 400, dtype=np.float32),
 }
+CHOICES = dict.fromkeys(ARRAYS, (("payload", 100), ("s3", None)))
 DTYPES = {"small": "int64", "large": "float32", "half": "bfloat16"}
 
 
@@ -32,7 +34,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     with mock_aws():
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="bucket")
-        yield transport.Store("bucket", client)
+        yield store_module.Store({"s3": "bucket"}, client)
 
 
 def keys(store: Any) -> list[str]:
@@ -41,35 +43,38 @@ def keys(store: Any) -> list[str]:
 
 
 def test_tensors_arrive_by_either_transport(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, ID, RULE, store)
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    places = transport.objects_of(records)
+    inline = {name for name, record in records.items() if "data" in record}
     back = transport.receive(records, ID, store)
 
-    assert {name for name, record in records.items() if "data" in record} == {"small"}
-    assert keys(store) == sorted(transport.keys_of(records))
+    assert not records
+    assert inline == {"small"}
+    assert keys(store) == sorted(place.key for place in places)
     for name in ("small", "large"):
         np.testing.assert_array_equal(back[name], ARRAYS[name])
     np.testing.assert_allclose(back["half"], ARRAYS["half"], rtol=2**-8)
 
 
 def test_keys_are_scoped_by_request_and_deleted_together(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, ID, RULE, store)
-    transport.send(ARRAYS, DTYPES, "another-one", RULE, store)
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    transport.send(ARRAYS, DTYPES, "another-one", CHOICES, RULE, store)
 
-    store.delete(transport.keys_of(records))
-    store.delete(["requests/never/was"])
+    store.delete(transport.objects_of(records))
+    store.delete([store_module.Object("s3", "requests/never/was")])
 
     assert keys(store) == ["requests/another-one/half", "requests/another-one/large"]
 
 
 def test_a_key_of_another_request_is_never_read(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, "another-one", RULE, store)
+    records = transport.send(ARRAYS, DTYPES, "another-one", CHOICES, RULE, store)
 
     with pytest.raises(wire.WireError, match="is not one of this request"):
         transport.receive({"large": records["large"]}, ID, store)
 
 
 def test_a_tensor_swapped_for_another_is_noticed(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, ID, RULE, store)
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
     store.client.put_object(Bucket="bucket", Key=records["large"]["s3"], Body=b"\0" * 1600)
 
     with pytest.raises(wire.WireError, match="large: the checksum differs"):
@@ -77,7 +82,7 @@ def test_a_tensor_swapped_for_another_is_noticed(store: Any) -> None:
 
 
 def test_a_truncated_object_is_noticed(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, ID, RULE, store)
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
     store.client.put_object(Bucket="bucket", Key=records["large"]["s3"], Body=b"\0" * 1599)
 
     with pytest.raises(wire.WireError, match="large: 1599 bytes arrived, 1600 were sent"):
@@ -85,21 +90,66 @@ def test_a_truncated_object_is_noticed(store: Any) -> None:
 
 
 def test_an_object_is_never_overwritten(store: Any) -> None:
-    transport.send(ARRAYS, DTYPES, ID, RULE, store)
+    transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
     with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
-        transport.send(ARRAYS, DTYPES, ID, RULE, store)
+        transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
 
 def test_a_missing_bucket_setting_is_named() -> None:
+    place = store_module.Object("s3", "key")
     with pytest.raises(RuntimeError, match="SLICEWISE_BUCKET is not set"):
-        transport.Store("").put("key", b"")
+        store_module.Store({}).start_put(place, b"")
 
 
 def test_more_keys_than_one_call_takes_are_deleted(store: Any) -> None:
-    for index in range(3):
-        store.put(f"k{index}", b"")
+    places = [store_module.Object("s3", f"k{index}") for index in range(1500)]
+    for place in places[:3]:
+        store.start_put(place, b"").result()
 
-    store.delete([f"k{index}" for index in range(1500)])
+    store.delete(places)
 
     assert keys(store) == []
+
+
+def test_every_upload_is_over_when_one_has_failed(store: Any) -> None:
+    transport.send({"half": ARRAYS["half"]}, DTYPES, ID, CHOICES, RULE, store)
+
+    with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+        transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+
+    assert keys(store) == [f"requests/{ID}/half", f"requests/{ID}/large"]
+
+
+@pytest.mark.parametrize("extra", [0, 1, 16 * 2**20])
+def test_large_objects_come_in_ranges(store: Any, extra: int) -> None:
+    place = store_module.Object("s3", "large")
+    raw = np.random.default_rng(0).bytes(store_module.WHOLE_BYTES + extra)
+    store.start_put(place, raw).result()
+    asked = []
+    store.client.meta.events.register(
+        "before-call.s3.GetObject", lambda params, **_: asked.append(params["headers"].get("Range"))
+    )
+
+    assert bytes(store.start_get(place, len(raw))()) == raw
+
+    count = -(-len(raw) // store_module.RANGE_BYTES) if extra else 1
+    assert len(asked) == count
+    assert (None in asked) == (extra == 0)
+
+
+def test_a_large_object_that_is_too_short_is_noticed(store: Any) -> None:
+    array = np.zeros(store_module.WHOLE_BYTES + 100, np.uint8)
+    records = transport.send({"x": array}, {"x": "uint8"}, ID, {}, rule.Rule(("s3",), 9), store)
+    store.client.put_object(Bucket="bucket", Key=records["x"]["s3"], Body=b"\0" * (len(array) - 1))
+
+    with pytest.raises(wire.WireError, match=f"{len(array) - 1} bytes arrived"):
+        transport.receive(records, ID, store)
+
+
+def test_two_places_for_one_tensor_are_refused(store: Any) -> None:
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    records["large"]["s3express"] = records["large"]["s3"]
+
+    with pytest.raises(wire.WireError, match="is not one of this request"):
+        transport.receive(records, ID, store)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 DTYPES = sorted(wire.ITEM_BYTES)
@@ -22,7 +23,9 @@ SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 def sent(array: np.ndarray, dtype: str) -> dict[str, Any]:
     raw = wire.to_bytes(array, dtype)
     record = wire.inline(wire.describe(array, raw, dtype), raw)
-    as_json: dict[str, Any] = json.loads(json.dumps(record))
+    as_json: dict[str, Any] = json.loads(messages.join({}, "tensors", {"x": record}))["tensors"][
+        "x"
+    ]
     return as_json
 
 

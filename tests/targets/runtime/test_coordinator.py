@@ -1,0 +1,141 @@
+"""The coordinator: tensors go from reply to message as they are, and nothing is left behind."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
+messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
+wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
+
+ID = "0123abcd"
+X = {"data": [1.0, 2.0]}
+PLAN = {
+    "id": "plan",
+    "inputs": [{"name": "x", "dtype": "float32", "shape": [2]}],
+    "outputs": [{"name": "y", "tensor": "last"}],
+    "dims": [],
+    "rule": {"transports": ["payload", "s3"], "payload_bytes": 6_000},
+    "planned_transports": ["payload", "s3"],
+    "choices": {"middle": [["payload", 4000], ["s3", None]]},
+    "functions": {"a": "f-a", "b": "f-b"},
+    "timeout_s": 60,
+    "stages": [
+        [{"name": "a", "stage": 0, "inputs": ["x"]}],
+        [{"name": "b", "stage": 1, "inputs": ["x", "middle"]}],
+    ],
+}
+
+
+def record(array: np.ndarray) -> dict[str, Any]:
+    raw = wire.to_bytes(array, str(array.dtype))
+    found: dict[str, Any] = wire.inline(wire.describe(array, raw, str(array.dtype)), raw)
+    return found
+
+
+def reply(trace: Any = None, **tensors: Any) -> bytes:
+    joined: bytes = messages.join({"trace": trace or {}}, "tensors", tensors)
+    return joined
+
+
+class Fakes:
+    """Lambda and S3 clients that answer by function and keep what they were sent."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self.answers = answers
+        self.sent: dict[str, bytes] = {}
+        self.objects: dict[str, bytes] = {}
+
+    def invoke(self, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
+        self.sent[FunctionName] = Payload
+        return {"Payload": io.BytesIO(self.answers[FunctionName.removeprefix("f-")])}
+
+    def put_object(self, *, Key: str, Body: bytes, **_: Any) -> None:  # noqa: N803
+        self.objects[Key] = Body
+
+    def delete_objects(self, *, Delete: dict[str, Any], **_: Any) -> None:  # noqa: N803
+        for entry in Delete["Objects"]:
+            del self.objects[entry["Key"]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    def answer(fakes: Fakes, **event: Any) -> Any:
+        manifest = tmp_path / "manifest.json"
+        manifest.write_text(json.dumps(PLAN))
+        monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
+        monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
+        handler = coordinator.coordinator_handler(manifest=manifest)
+        raw = handler(
+            {"request_id": ID, "inputs": {"x": X}, **event},
+            SimpleNamespace(aws_request_id="aws-0001"),
+        )
+        return json.loads(raw)
+
+    return answer
+
+
+MIDDLE, LAST = record(np.arange(600, dtype=np.float32)), record(np.ones(3, np.float32))
+
+
+def test_a_tensor_is_passed_on_as_it_came(run: Callable[..., Any]) -> None:
+    fakes = Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST))
+
+    found = run(fakes)
+
+    assert found["outputs"]["y"]["data"] == LAST["data"].decode()
+    assert json.loads(fakes.sent["f-b"])["tensors"]["middle"]["data"] == MIDDLE["data"].decode()
+    assert json.loads(fakes.sent["f-b"])["plan"] == "plan"
+    assert fakes.objects == {}
+
+
+def test_what_no_message_holds_goes_through_s3_and_is_deleted(run: Callable[..., Any]) -> None:
+    large = record(np.arange(4000, dtype=np.float32))
+    fakes = Fakes(a=reply(middle=large), b=reply(last=LAST))
+
+    found = run(fakes)
+
+    assert found["status"] == 200
+    assert json.loads(fakes.sent["f-b"])["tensors"]["middle"]["s3"] == f"requests/{ID}/middle"
+    assert fakes.objects == {}
+
+
+def test_what_the_reply_names_stays_for_the_caller(run: Callable[..., Any]) -> None:
+    fakes = Fakes(a=reply(middle=MIDDLE), b=reply(last=record(np.ones(4000, np.float32))))
+
+    found = run(fakes)
+
+    assert found["outputs"]["y"]["s3"] == f"requests/{ID}/last"
+    assert list(fakes.objects) == [f"requests/{ID}/last"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b'{"tensors": {"middle": {"data": 3}}}', reply()[:-2] + b', "data": "A"}}'],
+)
+def test_a_reply_that_is_no_message_is_the_slices_fault(
+    answer: bytes, run: Callable[..., Any]
+) -> None:
+    found = run(Fakes(a=answer))
+
+    assert found["status"] == 502
+    assert found["error"]["slice"] == "a"
+    assert "something other than tensors" in found["error"]["message"]
+
+
+def test_a_trace_never_makes_a_reply_too_large(run: Callable[..., Any]) -> None:
+    """Of so many slices that nothing is left for it beside the outputs."""
+    trace = {f"step{index}": 0.123456789 for index in range(200)}
+    fakes = Fakes(a=reply(trace, middle=MIDDLE), b=reply(last=record(np.ones(800, np.float32))))
+
+    assert run(fakes, trace=True)["trace"] == {}
+    assert run(Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST)), trace=True)["trace"]["slices"]

@@ -26,8 +26,9 @@ from slicewise.errors import (
 )
 
 if TYPE_CHECKING:
-    from slicewise.api import compile, serve
+    from slicewise.api import compile, frontier, serve
     from slicewise.compiled import Bundle, Compiled, load
+    from slicewise.goal import Goal
     from slicewise.graph import OpGraph
     from slicewise.limits import Limits
     from slicewise.plan import Certificate, Edge, Plan, Slice
@@ -37,8 +38,10 @@ _LAZY = {
     "Bundle": "slicewise.compiled",
     "Compiled": "slicewise.compiled",
     "compile": "slicewise.api",
+    "frontier": "slicewise.api",
     "load": "slicewise.compiled",
     "serve": "slicewise.api",
+    "Goal": "slicewise.goal",
     "OpGraph": "slicewise.graph",
     "Limits": "slicewise.limits",
     "Certificate": "slicewise.plan",
@@ -54,6 +57,7 @@ __all__ = [
     "Certificate",
     "Compiled",
     "Edge",
+    "Goal",
     "GraphError",
     "InfeasibleError",
     "Limits",
@@ -67,6 +71,7 @@ __all__ = [
     "TargetError",
     "VerificationError",
     "compile",
+    "frontier",
     "load",
     "serve",
 ]

@@ -5,8 +5,11 @@
     split      ops whose weights fit no slice are rewritten into pieces that do, or refused
     convert    one conversion of the whole program to ONNX, in core ops
     analyse    program -> OpGraph and the signature of a request; from here on no torch
-    partition  OpGraph -> slices with the fewest crossing bytes, and the certificate of it
-    place      slices -> stages, edges with their transports, memory sizes: the plan
+    op_times   the compute time of every op, measured where times decide
+    cut        OpGraph -> slices with the fewest crossing bytes, or (passes/joint) slices, transports and
+               memory sizes of the least latency or cost; and the certificate of it
+    place      slices -> stages, edges: the plan
+    predict    latency and cost of a request
     carve      the one ONNX model -> one model per slice
     verify     slices against the original model, on two inputs
     measure    each function's memory while it answers the largest request; too much, and it cuts again
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +34,13 @@ from slicewise.errors import (
     InfeasibleError,
     LimitsError,
 )
+from slicewise.goal import Goal, objective_of
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.plan import ModelInfo, Plan
-from slicewise.progress import steps
-from slicewise.target import Endpoint
+from slicewise.plan import ModelInfo, Plan, TransportRule
+from slicewise.predict import predict
+from slicewise.progress import Steps, steps
+from slicewise.target import Endpoint, Target
 from slicewise.verify import check
 
 if TYPE_CHECKING:
@@ -43,7 +48,12 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from slicewise.capture import Captured
+    from slicewise.codegen.convert import Converted
+    from slicewise.optime import OpTimes
+    from slicewise.passes import Partition
+    from slicewise.passes.place import Settings
     from slicewise.passes.split import Split
+    from slicewise.signature import Signature
 
 MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
@@ -55,9 +65,11 @@ def compile(
     target: str = "lambda",
     objective: str = "bytes",
     limits: Limits | None = None,
-    goal: None = None,
+    goal: Goal | None = None,
     dynamic_shapes: Any = None,
     transports: Sequence[str] | None = None,
+    profile: str | Path | None = None,
+    measure_times: bool | None = None,
     tolerance: float | None = None,
     verify: bool = True,
     time_limit_s: float = 60.0,
@@ -67,91 +79,95 @@ def compile(
 
     `model` is an `nn.Module` in eval mode, an `ExportedProgram` or an `fx.GraphModule`.
     `example_inputs`: a tuple, a dict of keyword arguments, or None for the model's `dummy_inputs`.
-    `limits` overrides the target's limits downwards. `dynamic_shapes` is torch.export's; a dimension
-    without a maximum may not exceed the example's. `transports` restricts how tensors travel.
-    `tolerance` is the largest difference to the original model, relative to the output's largest
-    magnitude (default 1e-4 for float32). `time_limit_s` bounds the search for the best cut.
+    `objective` is "bytes" (that cross between slices), "latency" (expected, of a warm request) or
+    "cost" (US dollars per request); `goal` bounds the latter two. `limits` overrides the target's limits
+    downwards. `dynamic_shapes` is torch.export's; a dimension without a maximum may not exceed the
+    example's. `transports` restricts how tensors travel. `profile` is a file with other numbers of the
+    platform, such as `slicewise calibrate` writes. `measure_times` says whether the model is run to
+    know its ops' times (default: only where they decide). `tolerance` is the largest difference to the
+    original model, relative to the output's largest magnitude (default 1e-4 for float32).
+    `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
-    chosen_target = targets.load(target)
-    full_limits = chosen_target.resolve_limits(limits)
-    rule = chosen_target.transport_rule(
-        full_limits, tuple(transports) if transports is not None else None
-    )
-    if objective != "bytes" or goal is not None:
-        raise LimitsError(
-            f"objective={objective!r}, goal={goal!r}: this version minimises 'bytes' only."
-        )
-
     step = steps(progress)
-    with step("loading PyTorch"):
-        from slicewise.analyse import analyse
-        from slicewise.capture import capture
-        from slicewise.codegen.carve import carve
-        from slicewise.codegen.convert import convert
-        from slicewise.passes import partition
-        from slicewise.passes.place import place
-        from slicewise.passes.split import records
-    with step("capturing the model"):
-        captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
-    overheads = chosen_target.overheads(rule)
-    program, splits = _fitting(captured, full_limits, overheads)
-    with step("converting to ONNX"):
-        converted = convert(program)
-    graph, signature = analyse(
-        converted.program,
-        name=captured.name,
-        aliases=converted.aliases,
-        dim_names=captured.dim_names,
-    )
+    chosen = objective_of(objective, goal)
+    work = _prepare(
+        model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
+        transports=transports, profile=profile, time_limit_s=time_limit_s,
+        measure_times=chosen != "bytes" if measure_times is None else measure_times,
+    )  # fmt: skip
+    overheads = work.target.overheads(work.rule)
     for _ in range(MAX_CUTS):
-        with step(f"choosing the cut of {len(graph.ops)} ops"):
-            parts = partition(graph, full_limits, overheads=overheads, time_limit_s=time_limit_s)
-        slices, edges = place(
-            graph, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
-        )
-        plan = Plan(
-            model=_model_info(captured, graph),
-            target=target,
-            objective=objective,
-            limits=full_limits,
-            slices=slices,
-            edges=edges,
-            certificate=parts.certificate,
-            transport_rule=rule,
-            inputs=signature.inputs,
-            outputs=signature.outputs,
-            dims=signature.dims,
-            input_structure=signature.input_structure,
-            output_structure=signature.output_structure,
-            splits=records(splits, graph),
-        )
-        workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
-        with step(f"writing {len(slices)} slices"):
-            carve(converted, slices, Path(workspace.name))
-        compiled = Compiled(
-            plan=plan, graph=graph, notes=captured.notes, _captured=captured, _workspace=workspace
-        )
+        with step(f"choosing the cut of {len(work.graph.ops)} ops"):
+            partition, settings = _cut(work, chosen, goal, overheads)
+        plan = _plan(work, chosen, partition, settings)
+        compiled = _write(work, plan, step)
         if not verify:
             return compiled
         with step("verifying against the original model"):
             check(compiled.verify(tolerance=tolerance))
         with step("measuring the memory of the largest request"):
             measured = compiled.measured()
-        excess = max(p.peak_memory_bytes - p.memory_mb * MB for p in measured.plan.slices)
+        slices = measured.plan.slices
+        most = work.limits.memory_mb or 0
+        excess = max(part.peak_memory_bytes - most * MB for part in slices)
         if excess <= 0:
-            return measured
+            sizes = {p.name: max(p.memory_mb, -(-p.peak_memory_bytes // MB)) for p in slices}
+            if all(sizes[part.name] == part.memory_mb for part in slices):
+                return measured
+            # More memory than was estimated, and allowed: the same cut with larger functions.
+            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes))
+            peaks = {part.name: part.peak_memory_bytes for part in slices}
+            return replace(measured, plan=_with_peaks(grown, peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
-    worst = max(measured.plan.slices, key=lambda part: part.peak_memory_bytes)
+    worst = max(slices, key=lambda part: part.peak_memory_bytes)
     raise InfeasibleError(
         f"after {MAX_CUTS} cuts, {worst.name} still takes {worst.peak_memory_bytes / MB:.0f} MB for the "
-        f"largest request in a function of {worst.memory_mb} MB. Raise memory_mb, or lower the "
+        f"largest request in a function of {most} MB. Raise memory_mb, or lower the "
         "maximum of a dynamic dimension.",
         limit_name="memory_mb",
         needed=-(-worst.peak_memory_bytes // MB),
-        limit=worst.memory_mb,
+        limit=most,
     )
+
+
+def frontier(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    *,
+    points: int = 9,
+    target: str = "lambda",
+    limits: Limits | None = None,
+    dynamic_shapes: Any = None,
+    transports: Sequence[str] | None = None,
+    profile: str | Path | None = None,
+    measure_times: bool = True,
+    time_limit_s: float = 60.0,
+    progress: bool | None = None,
+) -> tuple[Plan, ...]:
+    """Plans of which none is both faster and cheaper than another, fastest first, at most `points`.
+
+    The ends are the plans of the least latency and of the least cost; those between are on the convex
+    hull. Nothing is written: compile with a `Goal` for the one that you like.
+    """
+    from slicewise.passes.joint.decide import decide_frontier
+
+    if points < 2:
+        raise LimitsError(f"points={points}: a frontier has at least its two ends.")
+    step = steps(progress)
+    work = _prepare(
+        model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
+        transports=transports, profile=profile, time_limit_s=time_limit_s,
+        measure_times=measure_times,
+    )  # fmt: skip
+    with step("choosing cuts from the fastest to the cheapest"):
+        decisions = decide_frontier(
+            work.graph, work.limits, points, overheads=work.target.overheads(work.rule),
+            model=work.target.cost_model(work.limits), rule=work.rule,
+            parallel=work.times.parallel, time_limit_s=work.time_limit_s,
+        )  # fmt: skip
+    return tuple(_plan(work, "latency", *decision) for decision in decisions)
 
 
 def serve(directory: str | Path, **options: Any) -> Endpoint:
@@ -160,6 +176,153 @@ def serve(directory: str | Path, **options: Any) -> Endpoint:
     Options are the target's own, for Lambda: see `slicewise.targets.lambda.local.Platform`.
     """
     return load(directory).serve(**options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """All that is known before the cut."""
+
+    target: Target
+    user_limits: Limits | None
+    limits: Limits
+    rule: TransportRule
+    captured: Captured
+    splits: tuple[Split, ...]
+    converted: Converted
+    graph: OpGraph
+    signature: Signature
+    times: OpTimes
+    time_limit_s: float
+
+
+def _prepare(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    step: Steps,
+    *,
+    target: str,
+    limits: Limits | None,
+    dynamic_shapes: Any,
+    transports: Sequence[str] | None,
+    profile: str | Path | None,
+    measure_times: bool,
+    time_limit_s: float,
+) -> _Work:
+    chosen_target = targets.load(target, profile)
+    full_limits = chosen_target.resolve_limits(limits)
+    rule = chosen_target.transport_rule(
+        full_limits, tuple(transports) if transports is not None else None
+    )
+    with step("loading PyTorch"):
+        from slicewise.analyse import analyse
+        from slicewise.capture import capture
+        from slicewise.codegen.convert import convert
+        from slicewise.compiled import example_arrays
+        from slicewise.optime import op_times, with_times
+    with step("capturing the model"):
+        captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
+    program, splits = _fitting(captured, full_limits, chosen_target.overheads(rule))
+    with step("converting to ONNX"):
+        converted = convert(program)
+    graph, signature = analyse(
+        converted.program,
+        name=captured.name,
+        aliases=converted.aliases,
+        dim_names=captured.dim_names,
+    )
+    with step("measuring the ops" if measure_times else "estimating the ops' times"):
+        arrays = example_arrays(signature.input_structure, captured)
+        feeds = {spec.tensor: arrays[spec.name] for spec in signature.inputs}
+        times = op_times(converted, graph, feeds, run=measure_times)
+    return _Work(
+        target=chosen_target,
+        user_limits=limits,
+        limits=full_limits,
+        rule=rule,
+        captured=captured,
+        splits=splits,
+        converted=converted,
+        graph=with_times(graph, times),
+        signature=signature,
+        times=times,
+        time_limit_s=time_limit_s,
+    )
+
+
+def _cut(
+    work: _Work, objective: str, goal: Goal | None, overheads: Overheads
+) -> tuple[Partition, Settings]:
+    """The slices, and the settings of their functions."""
+    from slicewise.passes import partition
+    from slicewise.passes.joint.decide import decide
+    from slicewise.passes.place import Settings
+
+    target, limits = work.target, work.limits
+    model = target.cost_model(limits)
+    if objective != "bytes":
+        return decide(
+            work.graph, limits, "latency" if objective == "latency" else "cost", goal=goal,
+            overheads=overheads, model=model, rule=work.rule, parallel=work.times.parallel,
+            time_limit_s=work.time_limit_s,
+        )  # fmt: skip
+    found = partition(work.graph, limits, overheads=overheads, time_limit_s=work.time_limit_s)
+    memory_mb = {
+        part.name: target.memory_mb(work.user_limits, limits, part.memory_bytes)
+        for part in found.slices
+    }
+    return found, Settings(memory_mb=memory_mb, model=model)
+
+
+def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> Plan:
+    from slicewise.passes.place import place
+    from slicewise.passes.split import records
+
+    slices, edges = place(work.graph, found, work.target, settings, rule=work.rule)
+    prediction = predict(
+        slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
+        source=f"op times {work.times.source}",
+    )  # fmt: skip
+    signature = work.signature
+    return Plan(
+        model=_model_info(work.captured, work.graph),
+        target=work.target.name,
+        objective=objective,
+        limits=work.limits,
+        slices=slices,
+        edges=edges,
+        certificate=found.certificate,
+        transport_rule=work.rule,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        dims=signature.dims,
+        input_structure=signature.input_structure,
+        output_structure=signature.output_structure,
+        prediction=prediction,
+        coordinator_memory_mb=settings.model.caller_memory_mb,
+        splits=records(work.splits, work.graph),
+    )
+
+
+def _write(work: _Work, plan: Plan, step: Steps) -> Compiled:
+    """The slices of a plan as ONNX files."""
+    from slicewise.codegen.carve import carve
+
+    workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
+    with step(f"writing {len(plan.slices)} slices"):
+        carve(work.converted, plan.slices, Path(workspace.name))
+    return Compiled(
+        plan=plan,
+        graph=work.graph,
+        target=work.target,
+        notes=work.captured.notes,
+        _captured=work.captured,
+        _workspace=workspace,
+    )
+
+
+def _with_peaks(plan: Plan, peaks: Mapping[str, int]) -> Plan:
+    slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
+    return replace(plan, slices=slices)
 
 
 def _fitting(

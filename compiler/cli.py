@@ -18,6 +18,8 @@ from slicewise.errors import SlicewiseError
 if TYPE_CHECKING:
     import numpy as np
 
+    from slicewise.limits import Limits
+
 
 def main() -> None:
     """The console script: errors of ours become one message and exit code 1."""
@@ -39,15 +41,47 @@ def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
 
 
+def _cut_options(command: Any) -> Any:
+    for option in (
+        click.option("--profile", type=click.Path(path_type=Path), help="Numbers of the platform."),
+        click.option(
+            "--transport", "transports", multiple=True, help="Allow only these transports."
+        ),
+        click.option("--max-slices", type=int),
+        click.option("--weight-mb", type=float, help="Weights of each slice."),
+        click.option("--package-mb", type=float, help="Unpacked size of each package."),
+        click.option("--memory-mb", type=int, help="Memory of each function."),
+    ):
+        command = option(command)
+    return command
+
+
+def _limits(
+    memory_mb: int | None, package_mb: float | None, weight_mb: float | None, max_slices: int | None
+) -> Limits:
+    from slicewise.limits import Limits
+
+    return Limits(
+        memory_mb=memory_mb,
+        package_mb=package_mb,
+        weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
+        max_slices=max_slices,
+    )
+
+
 @cli.command("compile")
 @click.argument("factory", metavar="MODULE:FACTORY")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The bundle.")
 @click.option("--target", default="lambda", show_default=True)
-@click.option("--memory-mb", type=int, help="Memory of each function.")
-@click.option("--package-mb", type=float, help="Unpacked size of each package.")
-@click.option("--weight-mb", type=float, help="Weights of each slice.")
-@click.option("--max-slices", type=int)
-@click.option("--transport", "transports", multiple=True, help="Allow only these transports.")
+@_cut_options
+@click.option(
+    "--objective",
+    type=click.Choice(["bytes", "latency", "cost"]),
+    default="bytes",
+    show_default=True,
+)
+@click.option("--goal-latency-ms", type=float, help="Expected latency at most this.")
+@click.option("--goal-cost", type=float, help="US dollars per million requests at most this.")
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -63,26 +97,26 @@ def compile_command(
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
+    objective: str,
+    goal_latency_ms: float | None,
+    goal_cost: float | None,
+    profile: Path | None,
 ) -> None:
     """Compile the model that MODULE:FACTORY returns and write the bundle.
 
     FACTORY takes no arguments and returns the model, or (model, example_inputs), or (model,
     example_inputs, dynamic_shapes). MODULE is importable, or the path of a .py file.
     """
-    from slicewise.limits import Limits
-
-    limits = Limits(
-        memory_mb=memory_mb,
-        package_mb=package_mb,
-        weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
-        max_slices=max_slices,
-    )
     from slicewise.compiled import check_destination
+    from slicewise.goal import Goal
+
+    limits = _limits(memory_mb, package_mb, weight_mb, max_slices)
+    goal = None
+    if goal_latency_ms is not None or goal_cost is not None:
+        goal = Goal(latency_ms=goal_latency_ms, cost_per_million_usd=goal_cost)
 
     check_destination(output)
-    made = _call_factory(factory)
-    made = made if isinstance(made, tuple) else (made,)
-    model, example, dynamic = (*made, None, None)[:3]
+    model, example, dynamic = _call_factory(factory)
 
     from slicewise.api import compile as compile_model
 
@@ -92,7 +126,10 @@ def compile_command(
             model,
             example,
             target=target,
+            objective=objective,
+            goal=goal,
             limits=limits,
+            profile=profile,
             dynamic_shapes=dynamic,
             transports=transports or None,
             tolerance=tolerance,
@@ -107,6 +144,52 @@ def compile_command(
         return
     _print_plan(bundle.plan)
     click.echo(f"\nWrote {output}. Next: slicewise serve {output}")
+
+
+@cli.command("frontier")
+@click.argument("factory", metavar="MODULE:FACTORY")
+@click.option("--target", default="lambda", show_default=True)
+@_cut_options
+@click.option("--points", type=int, default=9, show_default=True, help="Plans at most.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a picture (png, svg, pdf).")
+@click.option("--time-limit-s", type=float, default=60.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
+def frontier_command(
+    factory: str,
+    target: str,
+    memory_mb: int | None,
+    package_mb: float | None,
+    weight_mb: float | None,
+    max_slices: int | None,
+    transports: tuple[str, ...],
+    profile: Path | None,
+    points: int,
+    plot: Path | None,
+    time_limit_s: float,
+    as_json: bool,
+) -> None:
+    """Show the plans of MODULE:FACTORY that no other is both faster and cheaper than."""
+    from slicewise.plots import check_plotting, plot_frontier
+    from slicewise.report import frontier_text
+
+    if plot is not None:
+        check_plotting()
+    limits = _limits(memory_mb, package_mb, weight_mb, max_slices)
+    model, example, dynamic = _call_factory(factory)
+
+    from slicewise.api import frontier
+
+    plans = frontier(
+        model, example, points=points, target=target, limits=limits, dynamic_shapes=dynamic,
+        transports=transports or None, profile=profile, time_limit_s=time_limit_s, progress=True,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([json.loads(plan.to_json()) for plan in plans], indent=1))
+    else:
+        click.echo(frontier_text(plans))
+    if plot is not None:
+        plot_frontier(plans, plot)
+        click.echo(f"Wrote {plot}.", err=True)
 
 
 @cli.command()
@@ -207,7 +290,8 @@ def serve_command(directory: Path, port: int, network: str | None, network_seed:
             click.echo("stopping")
 
 
-def _call_factory(factory: str) -> Any:
+def _call_factory(factory: str) -> tuple[Any, Any, Any]:
+    """The model, its example inputs and its dynamic shapes."""
     module_name, separator, name = factory.rpartition(":")
     if not (separator and module_name and name):
         raise click.BadParameter(f"{factory!r} is not MODULE:FACTORY")
@@ -230,7 +314,10 @@ def _call_factory(factory: str) -> Any:
         signature(function).bind()
     except TypeError as error:
         raise click.BadParameter(f"{factory} must take no arguments: {error}") from error
-    return function()
+    made = function()
+    made = made if isinstance(made, tuple) else (made,)
+    model, example, dynamic = (*made, None, None)[:3]
+    return model, example, dynamic
 
 
 def _print_plan(plan: Any) -> None:

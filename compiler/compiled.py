@@ -19,7 +19,7 @@ from slicewise.graph import OpGraph
 from slicewise.inputs import check_inputs
 from slicewise.plan import Plan
 from slicewise.structure import bind, build, leaves
-from slicewise.target import Endpoint
+from slicewise.target import Endpoint, Target
 from slicewise.verify import Difference, Runner, compare, largest_input, second_input
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Compiled:
 
     plan: Plan
     graph: OpGraph
+    target: Target = field(repr=False)
     notes: tuple[str, ...] = ()
     _captured: Captured = field(repr=False)
     _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
@@ -77,7 +78,7 @@ class Compiled:
         # Written beside its place and moved in at the end: a failure leaves the old bundle whole.
         building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
         try:
-            targets.load(self.plan.target).write_bundle(
+            self.target.write_bundle(
                 self.plan, render(self.plan), Path(self._workspace.name), building
             )
             building.chmod(0o755)
@@ -96,11 +97,10 @@ class Compiled:
 
         plan = self.plan
         request = largest_input(plan, self._example())
-        target = targets.load(plan.target)
         with tempfile.TemporaryDirectory(prefix="slicewise-") as scratch:
             directory = Path(scratch)
-            target.write_bundle(plan, render(plan), Path(self._workspace.name), directory)
-            peaks = target.measure_memory(directory, plan, request)
+            self.target.write_bundle(plan, render(plan), Path(self._workspace.name), directory)
+            peaks = self.target.measure_memory(directory, plan, request)
         if peaks is None:
             return self
         slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
@@ -108,8 +108,7 @@ class Compiled:
 
     def _example(self) -> dict[str, np.ndarray]:
         """The example inputs by name."""
-        bound = bind(self.plan.input_structure, self._captured.args, self._captured.kwargs)
-        return {name: _to_numpy(value) for name, value in bound.items()}
+        return example_arrays(self.plan.input_structure, self._captured)
 
     def _runner(self) -> Runner:
         return Runner(self.plan, Path(self._workspace.name))
@@ -154,7 +153,9 @@ class Bundle:
 
     def serve(self, **options: Any) -> Endpoint:
         """See `slicewise.serve`."""
-        return targets.load(self.plan.target).serve(self.directory, self.plan, **options)
+        profile = self.directory / "profile.json"
+        target = targets.load(self.plan.target, profile if profile.exists() else None)
+        return target.serve(self.directory, self.plan, **options)
 
 
 def load(directory: str | Path) -> Bundle:
@@ -206,6 +207,12 @@ def _replace(destination: Path, building: Path) -> None:
             old.rename(destination)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def example_arrays(input_structure: Any, captured: Captured) -> dict[str, np.ndarray]:
+    """The example inputs by name."""
+    bound = bind(input_structure, captured.args, captured.kwargs)
+    return {name: _to_numpy(value) for name, value in bound.items()}
 
 
 def _to_numpy(value: Any) -> np.ndarray:

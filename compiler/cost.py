@@ -11,7 +11,7 @@ The caller is paid for as long as the request takes, a slice from the moment its
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
@@ -156,16 +156,12 @@ def slice_time(
     sent: Sequence[Moved],
     *,
     parallel: float = 0.0,
-    inline_sent: Iterable[Moved] = (),
 ) -> SliceTime:
-    """One call of a slice that computes `compute_ms` at one vCPU.
-
-    `inline_sent` are outputs that another call pays for already (nothing counts them twice).
-    """
+    """One call of a slice that computes `compute_ms` at one vCPU, of which `parallel` scales."""
     share = model.share(memory_mb)
     caller_share = model.share(model.caller_memory_mb)
     receive_ms, receive_var = _moving(model, received, "receive", share)
-    send_ms, send_var = _moving(model, [*sent, *inline_sent], "send", share)
+    send_ms, send_var = _moving(model, sent, "send", share)
     out_ms, out_var = _moving(model, received, "pass_on", caller_share)
     in_ms, in_var = _moving(model, sent, "collect", caller_share)
     handle_ms = model.handle.wait_ms + model.handle.cpu_ms / share
@@ -186,6 +182,29 @@ def slice_time(
         handle_ms=handle_ms,
         variance=model.call.variance + receive_var + send_var + out_var + in_var,
         usd=usd,
+    )
+
+
+def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved]) -> SliceTime:
+    """The call of the caller itself, without its slices: request in, reply out.
+
+    Whoever calls it stands outside, so only its call and the transfers count as `caller_ms`.
+    """
+    share = model.share(model.caller_memory_mb)
+    receive_ms, receive_var = _moving(model, received, "receive", share)
+    send_ms, send_var = _moving(model, sent, "send", share)
+    handle_ms = model.handle.wait_ms + model.handle.cpu_ms / share
+    steps = [model.transport(m.transport).pass_on.transfer(m.bytes) for m in received]
+    steps += [model.transport(m.transport).collect.transfer(m.bytes) for m in sent]
+    billed = receive_ms + send_ms + handle_ms
+    return SliceTime(
+        caller_ms=model.call.wait_ms + sum(steps),
+        receive_ms=receive_ms,
+        compute_ms=0.0,
+        send_ms=send_ms,
+        handle_ms=handle_ms,
+        variance=model.call.variance + receive_var + send_var,
+        usd=model.request_usd + billed * model.gb_ms_usd(model.caller_memory_mb),
     )
 
 
@@ -215,84 +234,3 @@ def percentile(mean: float, variance: float, deviations: float) -> float:
         return mean
     sigma2 = math.log1p(variance / mean**2)
     return mean * math.exp(-sigma2 / 2 + deviations * math.sqrt(sigma2))
-
-
-def choices(
-    model: CostModel,
-    allowed: Sequence[str],
-    sender_mb: int | None,
-    reader_mbs: Sequence[int],
-    usd_weight: float = 0.0,
-) -> tuple[tuple[str, int | None], ...]:
-    """The best transport of a tensor by its size: (name, up to so many bytes); the last is endless.
-
-    Best is the smallest ms + `usd_weight` * US dollars; see `line`. `allowed` names at least one of
-    the model's transports. That the last one fits is not promised: only the message knows.
-    """
-    lines = {
-        transport.name: line(model, transport, sender_mb, reader_mbs, usd_weight)
-        for transport in model.transports
-        if transport.name in allowed
-    }
-    found = envelope(lines)
-    return (*found[:-1], (found[-1][0], None))
-
-
-def line(
-    model: CostModel,
-    transport: Transport,
-    sender_mb: int | None,
-    reader_mbs: Sequence[int],
-    usd_weight: float = 0.0,
-) -> tuple[float, float, int | None]:
-    """What a tensor costs by this transport: (at 0 bytes, per byte, most bytes), as `slice_time` counts.
-
-    It goes from a slice of `sender_mb` (None: from outside, at a full vCPU and free of charge) through
-    the caller into one slice per entry of `reader_mbs`.
-    """
-    # (step, share of a vCPU, US dollars per ms): the caller is paid for while slices work, too.
-    waits = model.gb_ms_usd(model.caller_memory_mb)
-    caller = (model.share(model.caller_memory_mb), waits)
-    outside = (1.0, 0.0)
-    sender = outside if sender_mb is None else _worker(model, sender_mb, waits)
-    steps = [(transport.send, *sender), (transport.collect, *caller)]
-    for reader_mb in reader_mbs:
-        steps.append((transport.pass_on, *caller))
-        steps.append((transport.receive, *_worker(model, reader_mb, waits)))
-    start = usd_weight * (transport.send_usd + transport.receive_usd * len(reader_mbs))
-    slope = usd_weight * (transport.send_byte_usd + transport.receive_byte_usd * len(reader_mbs))
-    for step, share, ms_usd in steps:
-        weight = 1.0 + usd_weight * ms_usd
-        start += weight * (step.wait_ms + step.cpu_ms / share)
-        slope += weight * (step.wait_ns + step.cpu_ns / share) * 1e-6
-    return start, slope, transport.max_bytes
-
-
-def _worker(model: CostModel, memory_mb: int, waits: float) -> tuple[float, float]:
-    return model.share(memory_mb), model.gb_ms_usd(memory_mb) + waits
-
-
-def envelope(
-    lines: Mapping[str, tuple[float, float, int | None]],
-) -> tuple[tuple[str, int | None], ...]:
-    """The cheapest line by size: (name, largest size for which it is), the last may be endless.
-
-    `lines` are (value at 0, value per byte, largest size it may be used for or None) by name.
-    """
-    ends = {most for _, _, most in lines.values() if most is not None}
-    for start, slope, _ in lines.values():
-        for other_start, other_slope, _ in lines.values():
-            if slope > other_slope and start < other_start:
-                ends.add(int((other_start - start) / (slope - other_slope)))
-    found: list[tuple[str, int | None]] = []
-    size = 0
-    for end in (*sorted(ends), None):
-        left = {n: line for n, line in lines.items() if line[2] is None or size <= line[2]}
-        if not left:
-            break
-        name = min(left, key=lambda n: (left[n][0] + left[n][1] * size, left[n][1]))
-        if found and found[-1][0] == name:
-            found.pop()
-        found.append((name, end))
-        size = (end or 0) + 1
-    return tuple(found)

@@ -21,23 +21,47 @@ SCHEMA = 1
 class Certificate:
     """What is proven of the objective: `optimal` only when `lower_bound` was reached.
 
+    `lower_bound` is in bytes, expected ms or US dollars per million requests, as the objective is.
     `gap` is (value - lower_bound) / value, 0 for an optimal plan. `seconds` is the solver's time.
     """
 
     status: Literal["optimal", "bounded"]
-    lower_bound: int
+    lower_bound: float
     gap: float
     method: str
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlicePrediction:
+    """Where the time of one call of a slice goes, expected ms: `call_ms` passes in the coordinator and
+    on the way, the rest is billed to the slice. Dollars are without the coordinator's.
+    """
+
+    name: str
+    call_ms: float
+    receive_ms: float
+    compute_ms: float
+    send_ms: float
+    billed_ms: float
+    cost_per_million_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the target's profile predicts for one request; None where it was not computed."""
+    """What the target's profile predicts for one request; None where it was not computed.
+
+    `latency_ms` is the expected value of a warm request as the caller sees it, with its 50th and
+    99th percentile; the cold one finds no function warm. `source` says where compute times are from.
+    """
 
     latency_ms: float | None = None
+    latency_p50_ms: float | None = None
+    latency_p99_ms: float | None = None
     cold_latency_ms: float | None = None
     cost_per_million_usd: float | None = None
+    source: str = ""
+    slices: tuple[SlicePrediction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +170,8 @@ class Plan:
 
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
-    were too large for any slice and what became of them.
+    were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
+    function that drives the slices.
     """
 
     model: ModelInfo
@@ -163,6 +188,7 @@ class Plan:
     input_structure: Any = None
     output_structure: Any = None
     prediction: Prediction = field(default_factory=Prediction)
+    coordinator_memory_mb: int = 512
     splits: tuple[SplitRecord, ...] = ()
 
     @property
@@ -214,7 +240,8 @@ class Plan:
                 dims=tuple(Dim(**dim) for dim in data["dims"]),
                 input_structure=data["input_structure"],
                 output_structure=data["output_structure"],
-                prediction=Prediction(**data["prediction"]),
+                prediction=_prediction(data["prediction"]),
+                coordinator_memory_mb=data["coordinator_memory_mb"],
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
             )
         except BundleError:
@@ -228,6 +255,11 @@ class Plan:
         from slicewise.report import plan_text
 
         return plan_text(self)
+
+
+def _prediction(data: dict[str, Any]) -> Prediction:
+    slices = tuple(SlicePrediction(**part) for part in data["slices"])
+    return Prediction(**{**data, "slices": slices})
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:

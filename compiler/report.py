@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from slicewise.graph import INPUT, OUTPUT
@@ -16,13 +17,21 @@ WIDTH = 100
 
 def plan_text(plan: Plan, *, color: bool = False, width: int = WIDTH) -> str:
     """The plan as a text of tables."""
+    console = _console(color=color, width=width)
+    print_plan(plan, console)
+    return _printed(console)
+
+
+def _console(*, color: bool = False, width: int = WIDTH) -> Console:
     from rich.console import Console
 
-    console = Console(
+    return Console(
         file=io.StringIO(), width=width, force_terminal=color, color_system="auto" if color else None,
         highlight=False, legacy_windows=False,
     )  # fmt: skip
-    print_plan(plan, console)
+
+
+def _printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
 
@@ -31,6 +40,30 @@ def print_plan(plan: Plan, console: Console) -> None:
     """Print the plan to a rich console."""
     for part in _plan_parts(plan):
         console.print(part)
+
+
+def frontier_text(plans: Sequence[Plan], *, width: int = WIDTH) -> str:
+    """A table of plans, one line each."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("latency", "p99", "per million", "slices", "memory", "coordinator", "transports"):
+        table.add_column(name, justify="left" if name == "transports" else "right")
+    for plan in plans:
+        found = plan.prediction
+        ways = sorted({edge.transport for edge in plan.edges if edge.crosses})
+        table.add_row(
+            f"{found.latency_ms:,.1f} ms",
+            f"{found.latency_p99_ms:,.1f} ms",
+            f"${found.cost_per_million_usd:,.2f}",
+            str(len(plan.slices)),
+            ", ".join(f"{mb:,}" for mb in dict.fromkeys(s.memory_mb for s in plan.slices)) + " MB",
+            f"{plan.coordinator_memory_mb:,} MB",
+            ", ".join(ways) or "none",
+        )
+    console = _console(width=width)
+    console.print(table)
+    return _printed(console)
 
 
 def megabytes(size: int) -> str:
@@ -46,7 +79,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     from rich.markup import escape
     from rich.table import Table
 
-    model, limits, proof = plan.model, plan.limits, plan.certificate
+    model, limits = plan.model, plan.limits
     count = len(plan.slices)
     title = (
         f"[bold]{model.name}[/]: {model.parameters:,} parameters, {megabytes(model.weight_bytes)} of "
@@ -101,17 +134,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         )
     why = "Transports. " + "; ".join(rules) + "."
 
-    total = f"{plan.cross_slice_bytes:,} bytes cross between slices"
-    if proof.status == "optimal":
-        verdict = (
-            f"[green]{total}: proven minimal[/] under these limits "
-            f"({proof.method}, {proof.seconds:.1f} s)"
-        )
-    else:
-        verdict = (
-            f"[yellow]{total}[/]; at least {proof.lower_bound:,} must (gap {proof.gap:.1%}, "
-            f"{proof.method}, {proof.seconds:.1f} s)"
-        )
+    verdict = _verdict(plan)
     return [
         title,
         f"Each slice within {', '.join(b for b in bounds if b)}.",
@@ -122,8 +145,42 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
         edges,
         "",
         why,
+        *_prediction(plan),
         verdict,
     ]
+
+
+def _prediction(plan: Plan) -> list[str]:
+    """What a request takes and costs."""
+    found = plan.prediction
+    if found.latency_ms is None:
+        return []
+    return [
+        f"Predicted. {found.latency_ms:,.1f} ms warm (p50 {found.latency_p50_ms:,.1f}, p99 "
+        f"{found.latency_p99_ms:,.1f}), {found.cold_latency_ms:,.0f} ms cold, "
+        f"${found.cost_per_million_usd:,.2f} per million requests; coordinator with "
+        f"{plan.coordinator_memory_mb:,} MB; {found.source}."
+    ]
+
+
+def _verdict(plan: Plan) -> str:
+    """What is proven of the objective."""
+    proof = plan.certificate
+    how = f"({proof.method}, {proof.seconds:.1f} s)"
+    if plan.objective == "bytes":
+        total = f"{plan.cross_slice_bytes:,} bytes cross between slices"
+        if proof.status == "optimal":
+            return f"[green]{total}: proven minimal[/] under these limits {how}"
+        least = f"{proof.lower_bound:,.0f}"
+        return f"[yellow]{total}[/]; at least {least} must (gap {proof.gap:.1%}, {how[1:]}"
+    if plan.objective == "latency":
+        total, least = f"{plan.prediction.latency_ms:,.1f} ms", f"{proof.lower_bound:,.1f} ms"
+    else:
+        total = f"${plan.prediction.cost_per_million_usd:,.2f} per million"
+        least = f"${proof.lower_bound:,.2f}"
+    if proof.status == "optimal":
+        return f"[green]{total}: proven least[/] by the prediction, under these limits {how}"
+    return f"[yellow]{total}[/]; at least {least} (gap {proof.gap:.1%}, {how[1:]}"
 
 
 def _rule(sent: list[Edge]) -> str:

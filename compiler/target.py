@@ -31,7 +31,8 @@ class Handlers:
 class Sent:
     """A tensor on its way out of a function: raw bytes at the example's sizes, and the memory of the
     slices at both ends. `sender_mb` is None for a tensor of the request. `is_callers` says that only
-    the caller sends or receives it: inline whenever it fits.
+    the caller sends or receives it: inline whenever it fits. `wanted` is the transport that was chosen
+    together with cut and memory sizes, None to choose it now.
     """
 
     tensor: str
@@ -39,6 +40,7 @@ class Sent:
     sender_mb: int | None
     reader_mbs: tuple[int, ...]
     is_callers: bool
+    wanted: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,10 @@ class Target(Protocol):
         """The name that `targets.load` knows it by."""
         ...
 
+    def with_profile(self, path: Path) -> Target:
+        """This target with the numbers of a profile file. Raises `TargetError`."""
+        ...
+
     def resolve_limits(self, limits: Limits | None) -> Limits:
         """The user's limits completed by the platform's. Raises `LimitsError`."""
         ...
@@ -131,7 +137,11 @@ class Target(Protocol):
         ...
 
     def choose_transports(
-        self, message: Sequence[Sent], rule: TransportRule, usd_weight: float = 0.0
+        self,
+        message: Sequence[Sent],
+        rule: TransportRule,
+        model: CostModel,
+        usd_weight: float = 0.0,
     ) -> Mapping[str, Chosen]:
         """How every tensor of one message travels: by the smallest ms + `usd_weight` * US dollars.
 
@@ -141,6 +151,11 @@ class Target(Protocol):
 
     def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
         """Bytes that the slice's function will be measured to take, as far as can be predicted."""
+        ...
+
+    @property
+    def caller_memory_mb(self) -> int:
+        """The memory of the function that drives the slices, where nothing else was chosen."""
         ...
 
     def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from slicewise.cost import CostModel
 from slicewise.graph import INPUT, OUTPUT, OpGraph
-from slicewise.limits import Limits
 from slicewise.passes import Partition
 from slicewise.plan import Edge, Slice, TransportRule
 from slicewise.target import Sent, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was decided of a partition's functions: memory by slice, the cost model with the caller's
+    memory, and the transports of tensors where they were chosen with the cut. `usd_weight` is what a
+    US dollar counts, in ms.
+    """
+
+    memory_mb: Mapping[str, int]
+    model: CostModel
+    transports: Mapping[str, str] = field(default_factory=dict)
+    usd_weight: float = 0.0
 
 
 def place(
     graph: OpGraph,
     partition: Partition,
     target: Target,
+    settings: Settings,
     *,
-    user_limits: Limits | None,
-    limits: Limits,
     rule: TransportRule,
 ) -> tuple[tuple[Slice, ...], tuple[Edge, ...]]:
     """The slices and edges of a plan.
@@ -27,11 +40,7 @@ def place(
     hold a tensor.
     """
     producer = {name: part.name for part in partition.slices for name in part.outputs}
-    memory_mb = {
-        part.name: target.memory_mb(user_limits, limits, part.memory_bytes)
-        for part in partition.slices
-    }
-    edges = _edges(graph, partition, target, rule, memory_mb)
+    edges = _edges(graph, partition, target, rule, settings)
     stage = _stages(partition, producer)
     slices = tuple(
         Slice(
@@ -40,7 +49,7 @@ def place(
             ops=part.ops,
             weight_bytes=part.weight_bytes,
             peak_memory_bytes=target.estimate_memory(graph, part, rule),
-            memory_mb=memory_mb[part.name],
+            memory_mb=settings.memory_mb[part.name],
             package_bytes=part.package_bytes,
             inputs=part.inputs,
             outputs=part.outputs,
@@ -65,8 +74,9 @@ def _edges(
     partition: Partition,
     target: Target,
     rule: TransportRule,
-    memory_mb: Mapping[str, int],
+    settings: Settings,
 ) -> tuple[Edge, ...]:
+    memory_mb = settings.memory_mb
     consumers: dict[str, list[str]] = {}
     for part in partition.slices:
         for name in part.inputs:
@@ -85,10 +95,11 @@ def _edges(
                 sender_mb=memory_mb.get(sender),
                 reader_mbs=tuple(memory_mb[c] for c in consumers[name] if c != OUTPUT),
                 is_callers=sender == INPUT or consumers[name] == [OUTPUT],
+                wanted=settings.transports.get(name) if sender != INPUT else None,
             )
             for name in names
         ]
-        chosen = target.choose_transports(message, rule)
+        chosen = target.choose_transports(message, rule, settings.model, settings.usd_weight)
         for name in names:
             tensor = graph.tensor[name]
             edges += [

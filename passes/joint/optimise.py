@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slicewise.cost import CostModel
+from slicewise.cost import CostModel, Moved, entry_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
@@ -32,13 +32,15 @@ from slicewise.passes.partitioning.recompute import (
 )
 
 _MOST_PREFIXES = 1_500
+_MOST_WEIGHT = 1e12  # ms per US dollar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Slices as ops, their memory (MB), the caller's, and the transport of every tensor that crosses.
 
-    `value` is what the prices make of it, `lower_bound` what no plan of this kind goes below.
+    `value` is what the prices make of it, `lower_bound` what no plan of this kind goes below;
+    `usd_weight` is what a US dollar counted, in ms.
     """
 
     layout: Layout
@@ -51,6 +53,7 @@ class Choice:
     lower_bound: float
     method: str
     path: Path
+    usd_weight: float
 
 
 class Optimiser:
@@ -73,6 +76,7 @@ class Optimiser:
         refuse_impossible(base)
         self.problem = joint_problem(base, model, transports)
         self.exact = True
+        self.entry = {mb: self._entries(mb) for mb in CALLER_MB}
         pairs = self._pairs(self.problem, deadline)
         self.search = self._search(base, self.problem, pairs)
         self.free: Search | None = None
@@ -96,6 +100,23 @@ class Optimiser:
         self.exact = self.exact and pairs.complete
         return pairs
 
+    def _entries(self, caller_mb: int) -> tuple[float, float]:
+        """Expected ms and US dollars of the call of the caller itself."""
+        model = replace(self.model, caller_memory_mb=caller_mb)
+        transports = self.model.transports
+        received = [
+            Moved(transport=transports[link.ways[0]].name, bytes=link.bytes)
+            for link in self.problem.links
+            if link.producer < 0 and link.ways
+        ]
+        sent = [
+            Moved(transport=transports[way].name, bytes=size)
+            for leaves in self.problem.leaves
+            for size, way in leaves
+        ]
+        entry = entry_time(model, received, sent)
+        return entry.total_ms, entry.usd
+
     def _search(self, base: Ground, problem: JointProblem, pairs: Pairs) -> Search:
         assert self.limits.memory_mb is not None
         return Search(
@@ -112,18 +133,28 @@ class Optimiser:
         found: tuple[Path, int] | None = None
         for caller_mb in CALLER_MB:
             path = self.search.best(prices, caller_mb=caller_mb)
-            if path is not None and (found is None or path.value < found[0].value):
+            if path is None:
+                continue
+            path = replace(path, value=path.value + self._entry(prices, caller_mb))
+            if found is None or path.value < found[0].value:
                 found = path, caller_mb
         if found is None:
             raise unplaceable(self.base, proven=self.exact)
         path, caller_mb = found
         bound = path.value if self.exact else self._floor(prices)
         if self.exact and self.free is not None:
-            bounds = [self.free.best(prices, caller_mb=mb, measure=False) for mb in CALLER_MB]
-            bound = min([bound, *(other.value for other in bounds if other is not None)])
-        return self.choice(path, caller_mb, min(bound, path.value))
+            for mb in CALLER_MB:
+                other = self.free.best(prices, caller_mb=mb, measure=False)
+                if other is not None:
+                    bound = min(bound, other.value + self._entry(prices, mb))
+        return self._choice(path, caller_mb, prices, min(bound, path.value))
 
-    def choice(self, path: Path, caller_mb: int, bound: float) -> Choice:
+    def _entry(self, prices: Prices, caller_mb: int) -> float:
+        """What the call of the caller itself is worth."""
+        ms, usd = self.entry[caller_mb]
+        return prices.ms * ms + prices.usd * usd
+
+    def _choice(self, path: Path, caller_mb: int, prices: Prices, bound: float) -> Choice:
         """A path in the terms of the graph."""
         pairs, problem = self.search.pairs, self.problem
         layout: Layout = []
@@ -139,7 +170,7 @@ class Optimiser:
                 if way >= 0:
                     tensor = self.base.graph.tensors[problem.links[link].tensor]
                     transports[tensor.name] = self.model.transports[way].name
-        ms, usd = self.search.totals(path, caller_mb)
+        ms, usd = self._totals(path, caller_mb)
         return Choice(
             layout=layout,
             memory_mb=tuple(path.memory_mb),
@@ -151,12 +182,18 @@ class Optimiser:
             lower_bound=bound,
             method=self.method,
             path=path,
+            usd_weight=min(prices.usd / prices.ms, _MOST_WEIGHT),
         )
+
+    def _totals(self, path: Path, caller_mb: int) -> tuple[float, float]:
+        ms, usd = self.search.totals(path, caller_mb)
+        entry_ms, entry_usd = self.entry[caller_mb]
+        return ms + entry_ms, usd + entry_usd
 
     def resized(self, choice: Choice, prices: Prices) -> Choice:
         """The same slices and transports with the memory sizes that are best for other prices."""
         path = self.search.resized(choice.path, prices, choice.caller_mb)
-        ms, usd = self.search.totals(path, choice.caller_mb)
+        ms, usd = self._totals(path, choice.caller_mb)
         return replace(
             choice, memory_mb=tuple(path.memory_mb), ms=ms, usd=usd, value=path.value, path=path
         )
@@ -180,7 +217,8 @@ class Optimiser:
             call = model.call.wait_ms + model.call.cpu_ms / model.share(caller_mb)
             least = min(
                 least,
-                computing * sum(self.problem.times)
+                self._entry(prices, caller_mb)
+                + computing * sum(self.problem.times)
                 + slices * (per_ms * call + prices.usd * model.request_usd),
             )
         return least

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slicewise.cost import CostModel, Transport
+from slicewise.errors import InfeasibleError
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.problem import Problem
 from slicewise.passes.partitioning.recompute import relaxation, sources_of
@@ -90,7 +91,7 @@ def joint_problem(
         links=tuple(links),
         leaves=tuple(
             tuple(
-                (base.cost[t], _ways(model, allowed, base.cost[t])[0])
+                (base.cost[t], _way_out(model, allowed, base, t))
                 for op in ops
                 for t in base.makes[op]
                 if base.leaves[t]
@@ -118,6 +119,20 @@ def _ways(model: CostModel, allowed: Sequence[str], size: int) -> tuple[int, ...
             if other != index
         )
     )
+
+
+def _way_out(model: CostModel, allowed: Sequence[str], base: Ground, tensor: int) -> int:
+    """How a tensor of the reply travels: in it if it fits."""
+    ways = _ways(model, allowed, base.cost[tensor])
+    if not ways:
+        name, size = base.graph.tensors[tensor].name, base.cost[tensor]
+        raise InfeasibleError(
+            f"the output {name} ({size:,} bytes) fits no message, and no other transport is allowed. "
+            "Allow the transport 's3'.",
+            limit_name="payload_bytes",
+            needed=size,
+        )
+    return ways[0]
 
 
 def _pair(model: CostModel, one: int, other: int) -> tuple[Transport, Transport]:

@@ -2,6 +2,7 @@
 
 plan.json                     what was decided, and why
 functions.json                the functions: package, handler, memory, timeout
+profile.json                  the platform's numbers that it was made with
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
 """
@@ -64,7 +65,7 @@ def write_bundle(
             "name": coordinator,
             "package": f"functions/{COORDINATOR}",
             "handler": "handler.handler",
-            "memory_mb": profile.coordinator.memory_mb,
+            "memory_mb": plan.coordinator_memory_mb,
             "timeout_s": min(900, profile.limits.timeout_s * len(plan.stages)),
         }
     )
@@ -72,6 +73,7 @@ def write_bundle(
         json.dumps({"entry": coordinator, "functions": entries}, indent=1)
     )
     (directory / "plan.json").write_text(plan.to_json())
+    (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
 
 
 def function_names(plan: Plan) -> dict[str, str]:

@@ -13,7 +13,7 @@ with what is served by `benchmarks/memory.py`.
 
 from __future__ import annotations
 
-from slicewise.cost import choices
+from slicewise.crossover import choices
 from slicewise.graph import OpGraph
 from slicewise.plan import TransportRule
 from slicewise.target import SliceOps

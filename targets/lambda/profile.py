@@ -5,6 +5,7 @@ A user's file is laid over the one that ships with slicewise, so it needs only w
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from functools import cache
@@ -198,9 +199,13 @@ _DEFAULT = Path(__file__).with_name("profile.toml")
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = path.read_text()
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:  # no text, no JSON, no TOML
         raise TargetError(f"the profile {path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise TargetError(f"the profile {path} is no table of numbers")
+    return found
 
 
 def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

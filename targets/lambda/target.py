@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slicewise.cost import CostModel, choices, line
+from slicewise.cost import CostModel
+from slicewise.crossover import choices, line, pinned
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
 from slicewise.target import Chosen, Sent
 
 from .costs import cost_model
-from .profile import MB, Profile, default_profile
+from .profile import MB, Profile, default_profile, read_profile
 from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 TRANSPORTS = ("payload", "s3", "s3express")
 DEFAULT_TRANSPORTS = ("payload", "s3")  # s3express needs a bucket in one availability zone
+_MONEY = 1e8  # ms per US dollar: from here on money is what counts
 PAYLOAD_BYTES_MIN = 16 * 1024  # a message also holds its own fields and a record per tensor
 
 
@@ -32,6 +34,10 @@ class LambdaTarget:
 
     profile: Profile
     name: str = "lambda"
+
+    def with_profile(self, path: Path) -> LambdaTarget:
+        """See `profile.read_profile`."""
+        return replace(self, profile=read_profile(path))
 
     def resolve_limits(self, limits: Limits | None) -> Limits:
         """Complete the user's limits; above the platform's own limit is an error."""
@@ -102,16 +108,20 @@ class LambdaTarget:
         )
 
     def choose_transports(
-        self, message: Sequence[Sent], rule: TransportRule, usd_weight: float = 0.0
+        self,
+        message: Sequence[Sent],
+        rule: TransportRule,
+        model: CostModel,
+        usd_weight: float = 0.0,
     ) -> Mapping[str, Chosen]:
         """The run-time rule applied to the example's sizes, with its reason in words."""
-        model = cost_model(self.profile, rule.payload_bytes)
-        choices_of = {
-            sent.tensor: choices(
-                model, rule.transports, sent.sender_mb, sent.reader_mbs, usd_weight
-            )
-            for sent in message
-        }
+        order = [transport.name for transport in model.transports]
+        choices_of = {}
+        for sent in message:
+            found = choices(model, rule.transports, sent.sender_mb, sent.reader_mbs, usd_weight)
+            if sent.wanted is not None:
+                found = pinned(found, order, sent.bytes, sent.wanted)
+            choices_of[sent.tensor] = found
         try:
             chosen = choose(
                 {sent.tensor: sent.bytes for sent in message},
@@ -127,7 +137,7 @@ class LambdaTarget:
             sent.tensor: Chosen(
                 transport=chosen[sent.tensor],
                 choices=choices_of[sent.tensor],
-                reason=_reason(model, sent, chosen[sent.tensor], rule),
+                reason=_reason(model, sent, chosen[sent.tensor], rule, usd_weight),
             )
             for sent in message
         }
@@ -137,6 +147,11 @@ class LambdaTarget:
         from .estimate import estimate
 
         return estimate(graph, part, self.profile, rule)
+
+    @property
+    def caller_memory_mb(self) -> int:
+        """The coordinator's memory where nothing else was chosen."""
+        return self.profile.coordinator.memory_mb
 
     def memory_mb(self, user: Limits | None, limits: Limits, needed_bytes: int) -> int:
         """The user's size when one was given; else one full vCPU, or more when the slice needs it.
@@ -169,27 +184,40 @@ class LambdaTarget:
         return serve(directory, plan, self.profile, **options)
 
 
-def _reason(model: CostModel, sent: Sent, transport: str, rule: TransportRule) -> str:
-    """Why, in bytes and milliseconds, against the best of the other transports."""
+def _reason(
+    model: CostModel, sent: Sent, transport: str, rule: TransportRule, usd_weight: float
+) -> str:
+    """Why, in bytes and milliseconds (or dollars), against the best of the other transports."""
     if len(rule.transports) == 1:
         return f"{transport} is the only transport allowed"
     if sent.is_callers and transport == "payload":
         return f"{sent.bytes:,} bytes, fits the caller's message"
     took = {}
     for name in rule.transports:
-        start, slope, _ = line(model, model.transport(name), sent.sender_mb, sent.reader_mbs)
+        way = model.transport(name)
+        start, slope, _ = line(model, way, sent.sender_mb, sent.reader_mbs, usd_weight)
         took[name] = start + slope * sent.bytes
     own = took.pop(transport)
     if transport != "payload" and "payload" in took:
         fits = inline_bytes(sent.bytes) <= rule.payload_bytes - ENVELOPE_BYTES
         if not fits:
-            return f"{sent.bytes:,} bytes exceed the message; {transport}: {own:.1f} ms"
+            return f"{sent.bytes:,} bytes exceed the message; {transport}: {_show(own, usd_weight)}"
     other = min(took, key=lambda name: took[name])
     words = (
-        f"{sent.bytes:,} bytes, {transport}: {own:.1f} ms, {other} would take {took[other]:.1f} ms"
+        f"{sent.bytes:,} bytes, {transport}: {_show(own, usd_weight)}, "
+        f"{other} would take {_show(took[other], usd_weight)}"
     )
     full = transport != "payload" and other == "payload" and took[other] < own
-    return words + (", but the message is full" if full else "")
+    if not full:
+        return words
+    return words + (", but together it is better" if sent.wanted else ", but the message is full")
+
+
+def _show(value: float, usd_weight: float) -> str:
+    """A value of `line` in words: milliseconds, or what they and the money come to."""
+    if usd_weight < _MONEY:
+        return f"{value:.1f} ms"
+    return f"${value / usd_weight * 1e6:.2f} per million"
 
 
 TARGET = LambdaTarget(profile=default_profile())

@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicewise import targets
-from slicewise.cost import (
-    CostModel,
-    Moved,
-    Step,
-    Transport,
-    choices,
-    envelope,
-    line,
-    percentile,
-    slice_time,
-)
+from slicewise.cost import CostModel, Moved, Step, Transport, percentile, slice_time
+from slicewise.crossover import choices, envelope, line, pinned
 
 LAMBDA = targets.load("lambda")
 NOTHING = Step()
@@ -160,3 +151,23 @@ def test_a_line_counts_as_the_time_of_a_call_does() -> None:
             value += ms + weight * (with_it.usd - without.usd + caller_usd)
         start, slope, _ = line(model, transport, sender_mb, [reader_mb], weight)
         assert start + slope * size == pytest.approx(value)
+
+
+@given(
+    st.sets(st.sampled_from(["payload", "s3", "s3express"]), min_size=1),
+    st.integers(1, 12_000_000),
+    st.data(),
+)
+def test_a_pinned_choice_holds_at_its_size_and_stays_in_order(
+    allowed: set[str], size: int, data: st.DataObject
+) -> None:
+    model = LAMBDA.cost_model(LAMBDA.resolve_limits(None))
+    order = [transport.name for transport in model.transports]
+    wanted = data.draw(st.sampled_from(sorted(allowed)))
+    found = pinned(choices(model, sorted(allowed), 1769, [1769]), order, size, wanted)
+
+    assert next(n for n, most in found if most is None or size <= most) == wanted
+    assert [n for n in order if n in dict(found)] == [n for n, _ in found]
+    ends = [most for _, most in found if most is not None]
+    assert found[-1][1] is None and len(ends) == len(found) - 1
+    assert sorted(ends) == ends

@@ -1,0 +1,96 @@
+"""Predict: latency and cost of a plan's requests, by a target's cost model and the ops' times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from slicewise.cost import P99, CostModel, Moved, SliceTime, entry_time, percentile, slice_time
+from slicewise.graph import INPUT, OUTPUT
+from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
+
+PER_MILLION = 1e6
+
+
+def predict(
+    slices: Sequence[Slice],
+    edges: Sequence[Edge],
+    model: CostModel,
+    times: Mapping[str, float],
+    *,
+    parallel: float,
+    source: str,
+) -> Prediction:
+    """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
+
+    Slices of one stage run at the same time: the slowest one counts.
+    """
+    found = {
+        part.name: slice_time(
+            model,
+            part.memory_mb,
+            sum(times[op] for op in part.ops),
+            [Moved(transport=e.transport, bytes=e.bytes) for e in edges if e.consumer == part.name],
+            _sent(edges, part.name),
+            parallel=parallel,
+        )
+        for part in slices
+    }
+    received = {e.tensor: e for e in edges if e.producer == INPUT}
+    replied = {e.tensor: e for e in edges if e.consumer == OUTPUT}
+    entry = entry_time(
+        model,
+        [Moved(transport=e.transport, bytes=e.bytes) for e in received.values()],
+        [Moved(transport=e.transport, bytes=e.bytes) for e in replied.values()],
+    )
+    longest = _longest(slices, found)
+    ms = entry.total_ms + sum(time.total_ms for time in longest)
+    variance = entry.variance + sum(time.variance for time in longest)
+    caller_ms = entry.billed_ms + sum(time.total_ms for time in longest)
+    usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
+    usd += sum(time.usd for time in found.values())
+    cold = ms + model.cold.wait_ms + _cold(slices, model)
+    return Prediction(
+        latency_ms=ms,
+        latency_p50_ms=percentile(ms, variance, 0.0),
+        latency_p99_ms=percentile(ms, variance, P99),
+        cold_latency_ms=cold,
+        cost_per_million_usd=usd * PER_MILLION,
+        source=source,
+        slices=tuple(
+            SlicePrediction(
+                name=name,
+                call_ms=time.caller_ms,
+                receive_ms=time.receive_ms,
+                compute_ms=time.compute_ms,
+                send_ms=time.send_ms,
+                billed_ms=time.billed_ms,
+                cost_per_million_usd=time.usd * PER_MILLION,
+            )
+            for name, time in found.items()
+        ),
+    )
+
+
+def _sent(edges: Sequence[Edge], name: str) -> list[Moved]:
+    """Every tensor once, whoever reads it."""
+    by_tensor = {e.tensor: e for e in edges if e.producer == name}
+    return [Moved(transport=e.transport, bytes=e.bytes) for e in by_tensor.values()]
+
+
+def _longest(slices: Sequence[Slice], found: Mapping[str, SliceTime]) -> list[SliceTime]:
+    """The slowest slice of every stage."""
+    slowest: dict[int, SliceTime] = {}
+    for part in slices:
+        time = found[part.name]
+        if part.stage not in slowest or time.total_ms > slowest[part.stage].total_ms:
+            slowest[part.stage] = time
+    return list(slowest.values())
+
+
+def _cold(slices: Sequence[Slice], model: CostModel) -> float:
+    """What slices add when none is warm: per stage the slowest start."""
+    starts: dict[int, float] = {}
+    for part in slices:
+        start = model.cold.wait_ms + model.load_ns * part.weight_bytes * 1e-6
+        starts[part.stage] = max(starts.get(part.stage, 0.0), start)
+    return sum(starts.values())

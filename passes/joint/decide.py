@@ -1,0 +1,102 @@
+"""`decide`: a graph becomes a partition with all settings of its functions, for latency or cost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Literal
+
+from slicewise.cost import CostModel
+from slicewise.goal import Goal
+from slicewise.graph import OpGraph
+from slicewise.limits import Limits, Overheads
+from slicewise.passes.joint.goal import USD_PER_MILLION, Bounds, Objective, frontier, optimum
+from slicewise.passes.joint.optimise import Choice, Optimiser
+from slicewise.passes.partitioning.partitioner import Partition, describe
+from slicewise.passes.place import Settings
+from slicewise.plan import Certificate, TransportRule
+
+# Values are predictions, not counts: what is this near to its bound is called optimal.
+CLOSE = 1e-3
+Decision = tuple[Partition, Settings]
+
+
+def decide(
+    graph: OpGraph,
+    limits: Limits,
+    objective: Objective,
+    *,
+    goal: Goal | None,
+    overheads: Overheads,
+    model: CostModel,
+    rule: TransportRule,
+    parallel: float,
+    time_limit_s: float,
+) -> Decision:
+    """The cut, transports and memory sizes with the least expected latency or cost within the goal.
+
+    `graph` has the ops' times. The certificate is in ms or US dollars per million requests: over all
+    plans whose slices run one after the other, "optimal" within 0.1 %. Raises `InfeasibleError`.
+    """
+    started = time.monotonic()
+    optimiser = Optimiser(
+        graph, limits, overheads=overheads, model=model, transports=rule.transports,
+        parallel=parallel, time_limit_s=time_limit_s,
+    )  # fmt: skip
+    bounds = Bounds(
+        ms=goal.latency_ms if goal else None,
+        usd=goal.cost_per_million_usd / USD_PER_MILLION
+        if goal and goal.cost_per_million_usd
+        else None,
+    )
+    choice = optimum(optimiser, objective, bounds)
+    return _decision(optimiser, choice, objective, time.monotonic() - started)
+
+
+def decide_frontier(
+    graph: OpGraph,
+    limits: Limits,
+    points: int,
+    *,
+    overheads: Overheads,
+    model: CostModel,
+    rule: TransportRule,
+    parallel: float,
+    time_limit_s: float,
+) -> list[Decision]:
+    """The decisions of which none is both faster and cheaper than another, fastest first."""
+    started = time.monotonic()
+    optimiser = Optimiser(
+        graph, limits, overheads=overheads, model=model, transports=rule.transports,
+        parallel=parallel, time_limit_s=time_limit_s,
+    )  # fmt: skip
+    found = frontier(optimiser, points)
+    seconds = time.monotonic() - started
+    return [
+        _decision(optimiser, replace(choice, value=choice.ms, lower_bound=choice.ms), None, seconds)
+        for choice in found
+    ]
+
+
+def _decision(
+    optimiser: Optimiser, choice: Choice, objective: Objective | None, seconds: float
+) -> Decision:
+    crossing, parts = describe(optimiser.base, choice.layout)
+    unit = USD_PER_MILLION if objective == "cost" else 1.0
+    value, bound = choice.value * unit, choice.lower_bound * unit
+    gap = max(0.0, (value - bound) / value) if value > 0 else 0.0
+    status: Literal["optimal", "bounded"] = "optimal" if gap <= CLOSE else "bounded"
+    method = choice.method
+    if objective is None:
+        method += ", on the frontier's hull"
+    certificate = Certificate(
+        status=status, lower_bound=min(bound, value), gap=gap, method=method, seconds=seconds
+    )
+    partition = Partition(slices=parts, cross_slice_bytes=crossing, certificate=certificate)
+    settings = Settings(
+        memory_mb={part.name: mb for part, mb in zip(parts, choice.memory_mb, strict=True)},
+        model=replace(optimiser.model, caller_memory_mb=choice.caller_mb),
+        transports=choice.transports,
+        usd_weight=choice.usd_weight,
+    )
+    return partition, settings

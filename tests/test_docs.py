@@ -7,13 +7,16 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from slicewise.cli import cli
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_partitioner_example_prints_what_its_page_says() -> None:
-    page = (ROOT / "docs" / "partitioner.md").read_text()
+@pytest.mark.parametrize("name", ["partitioner.md", "planning.md"])
+def test_the_example_prints_what_its_page_says(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
     found = re.search(r"```python\n(.*?)```\s*```\n(.*?)```", page, re.DOTALL)
     assert found is not None
     printed = io.StringIO()

@@ -88,7 +88,7 @@ def _decision(
     status: Literal["optimal", "bounded"] = "optimal" if gap <= CLOSE else "bounded"
     method = choice.method
     if objective is None:
-        method += ", on the frontier's hull"
+        method += ", on the frontier"
     certificate = Certificate(
         status=status, lower_bound=min(bound, value), gap=gap, method=method, seconds=seconds
     )

@@ -128,10 +128,10 @@ class Optimiser:
             most_slices=self.limits.max_slices,
         )
 
-    def best(self, prices: Prices) -> Choice:
-        """The best plan for these prices."""
+    def best(self, prices: Prices, callers: Sequence[int] = CALLER_MB) -> Choice:
+        """The best plan for these prices, with a caller of one of these sizes (MB)."""
         found: tuple[Path, int] | None = None
-        for caller_mb in CALLER_MB:
+        for caller_mb in callers:
             path = self.search.best(prices, caller_mb=caller_mb)
             if path is None:
                 continue
@@ -141,9 +141,9 @@ class Optimiser:
         if found is None:
             raise unplaceable(self.base, proven=self.exact)
         path, caller_mb = found
-        bound = path.value if self.exact else self._floor(prices)
+        bound = path.value if self.exact else self._floor(prices, callers)
         if self.exact and self.free is not None:
-            for mb in CALLER_MB:
+            for mb in callers:
                 other = self.free.best(prices, caller_mb=mb, measure=False)
                 if other is not None:
                     bound = min(bound, other.value + self._entry(prices, mb))
@@ -198,13 +198,13 @@ class Optimiser:
             choice, memory_mb=tuple(path.memory_mb), ms=ms, usd=usd, value=path.value, path=path
         )
 
-    def _floor(self, prices: Prices) -> float:
+    def _floor(self, prices: Prices, callers: Sequence[int]) -> float:
         """What every plan pays: each op computed once, and the fewest slices called."""
         model = self.model
         slices = fewest_slices(self.problem.graph)
         most = self.limits.memory_mb or model.memory_mb_max
         least = float("inf")
-        for caller_mb in CALLER_MB:
+        for caller_mb in callers:
             per_ms = prices.ms + prices.usd * model.gb_ms_usd(caller_mb)
             sizes = [
                 min(most, model.mb_per_vcpu),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from slicewise.limits import MB, Limits
 from slicewise.target import Sent
 
 target: Any = targets.load("lambda")
+MODEL = target.cost_model(target.resolve_limits(None))
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
@@ -109,7 +112,7 @@ def test_what_the_bound_allows_fits_one_message(sizes: list[int]) -> None:
     assert bound is not None
     if sum(sizes) <= bound:
         named = {f"t{index}": size for index, size in enumerate(sizes)}
-        chosen = target.choose_transports(message(named), rule)
+        chosen = target.choose_transports(message(named), rule, MODEL)
         assert {sent.transport for sent in chosen.values()} == {"payload"}
         assert {sent.choices for sent in chosen.values()} == {(("payload", None),)}
 
@@ -118,7 +121,7 @@ def test_every_transport_has_a_reason_in_numbers() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
     sizes = {"small": 1000, "middle": 1_000_000, "large": 5_000_000, "reply": 3_500_000}
 
-    chosen = target.choose_transports(message(sizes, callers="reply"), rule)
+    chosen = target.choose_transports(message(sizes, callers="reply"), rule, MODEL)
 
     ms = r"\d+\.\d ms"
     for name, transport, reason in (
@@ -140,7 +143,7 @@ def test_small_functions_pass_less_inline() -> None:
 
     def most(memory_mb: int) -> int:
         sent = message({"x": 1000}, sender_mb=memory_mb, reader_mb=memory_mb)
-        choices: Any = target.choose_transports(sent, rule)["x"].choices
+        choices: Any = target.choose_transports(sent, rule, MODEL)["x"].choices
         return int(choices[0][1])
 
     assert most(128) < most(256) < most(512)
@@ -150,7 +153,7 @@ def test_small_functions_pass_less_inline() -> None:
 def test_s3express_takes_over_early_where_it_is_allowed() -> None:
     rule = target.transport_rule(target.resolve_limits(None), ("payload", "s3", "s3express"))
 
-    chosen = target.choose_transports(message({"small": 100, "large": 4_000_000}), rule)
+    chosen = target.choose_transports(message({"small": 100, "large": 4_000_000}), rule, MODEL)
 
     assert (chosen["small"].transport, chosen["large"].transport) == ("payload", "s3express")
     assert [name for name, _ in chosen["small"].choices] == ["payload", "s3express"]
@@ -161,7 +164,8 @@ def test_dear_milliseconds_are_not_dear_requests() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
     small = message({"x": 1000}, sender_mb=128, reader_mb=128)
     by_ms, by_usd = (
-        target.choose_transports(small, rule, weight)["x"].choices[0][1] for weight in (0.0, 1e12)
+        target.choose_transports(small, rule, MODEL, weight)["x"].choices[0][1]
+        for weight in (0.0, 1e12)
     )
 
     assert by_ms < by_usd
@@ -170,7 +174,7 @@ def test_dear_milliseconds_are_not_dear_requests() -> None:
 def test_a_full_message_sends_the_rest_through_s3() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
 
-    chosen = target.choose_transports(message({f"t{i}": 10**6 for i in range(6)}), rule)
+    chosen = target.choose_transports(message({f"t{i}": 10**6 for i in range(6)}), rule, MODEL)
 
     assert [sent.transport for sent in chosen.values()].count("s3") == 2
     assert chosen["t5"].reason.endswith("but the message is full")
@@ -180,13 +184,13 @@ def test_a_tensor_without_a_way_is_infeasible() -> None:
     rule = target.transport_rule(target.resolve_limits(None), ("payload",))
 
     with pytest.raises(InfeasibleError, match=r"5,000,000 bytes.*Allow the transport 's3'"):
-        target.choose_transports(message({"x": 5_000_000}), rule)
+        target.choose_transports(message({"x": 5_000_000}), rule, MODEL)
 
 
 def test_one_transport_is_its_own_reason() -> None:
     rule = target.transport_rule(target.resolve_limits(None), ("s3",))
 
-    chosen = target.choose_transports(message({"x": 5}, callers="x"), rule)["x"]
+    chosen = target.choose_transports(message({"x": 5}, callers="x"), rule, MODEL)["x"]
 
     assert (chosen.transport, chosen.reason) == ("s3", "s3 is the only transport allowed")
     assert chosen.choices == (("s3", None),)
@@ -199,3 +203,27 @@ def test_a_function_gets_the_users_memory_or_a_full_vcpu_or_what_it_needs() -> N
     assert target.memory_mb(None, default, 150 * MB) == 1769
     assert target.memory_mb(Limits(weight_bytes=5), default, 2000 * MB + 1) == 2001
     assert target.memory_mb(None, default, 4000 * MB) == 3008
+
+
+def test_a_transport_that_was_chosen_with_the_cut_is_kept() -> None:
+    rule = target.transport_rule(target.resolve_limits(None), None)
+    sent = [replace(one, wanted="s3") for one in message({"x": 1_000_000})]
+
+    chosen = target.choose_transports(sent, rule, MODEL)["x"]
+
+    assert chosen.transport == "s3"
+    assert chosen.choices == (("payload", 999_999), ("s3", None))
+    assert "together it is better" in chosen.reason
+
+
+def test_another_profile_makes_another_target(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[s3]\nput_ms = {p50 = 1, p99 = 2}\nget_ms = {p50 = 1, p99 = 2}\n")
+    own = targets.load("lambda", path)
+    limits = own.resolve_limits(None)
+    rule = own.transport_rule(limits, None)
+
+    assert targets.load("lambda") is target
+    model = own.cost_model(limits)
+    (_, most), _ = own.choose_transports(message({"x": 1000}), rule, model)["x"].choices
+    assert most is not None and most < 1_000_000  # objects are near: they win early

@@ -22,6 +22,7 @@ from slicewise.opcost import (
     copies_weights,
     is_cheap,
     item_bytes,
+    loading_bytes,
     scratch_bytes,
 )
 from slicewise.signature import Signature, check_signature, last_getitem_names, signature_of
@@ -98,6 +99,7 @@ def _op_graph(
                 outputs=(),
                 weights=tuple(dict.fromkeys(weight_of[r] for r in reads if r in weight_of)),
                 memory_bytes=scratch_bytes(node, kind, sizes),
+                loading_bytes=loading_bytes(node, kind),
                 is_view=base in VIEWS,
                 is_cheap=is_cheap(base, value, sizes),
                 copies_weights=copies_weights(node, kind),

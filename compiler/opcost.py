@@ -33,6 +33,8 @@ _ELEMENTWISE = {
     "aten.maximum", "aten.log", "aten.exp", "aten.cos", "aten.sin", "aten.floor", "aten.remainder",
 }  # fmt: skip
 _SMALL_BYTES = 1 << 20
+_CONVOLUTIONS = ("aten.conv", "aten._convolution")
+_BLOCK = 16  # channels of a block with AVX-512; 8 without
 
 
 def is_cheap(base: str, value: Any, sizes: Sizes) -> bool:
@@ -47,16 +49,51 @@ def copies_weights(node: fx.Node, kind: str) -> bool:
     """Whether ONNX Runtime copies the op's weights when it loads, instead of reading file pages.
 
     Measured (onnxruntime 1.31, x86): linear and recurrent layers and transposed convolutions pack
-    theirs, 1.0 to 1.03 times the file; convolutions with a bias are reordered for blocked layouts,
-    those without stay as they are, and so do embeddings. Half precision is widened, so copied.
+    theirs, 1.0 to 1.08 times the file, and convolutions over two dimensions reorder them for blocked
+    layouts; other convolutions and embeddings do not. Half precision is widened, so copied.
     """
     if any(n.meta["val"].dtype in HALF for n in argument_nodes(node) if _is_tensor(n)):
         return True
     if kind.startswith(("aten.embedding", "aten.index", "aten.gather", "aten.slice")):
         return False
-    if kind.startswith(("aten.conv", "aten._convolution")) and "transpose" not in kind:
-        return len(node.args) > 2 and node.args[2] is not None
+    if kind.startswith(_CONVOLUTIONS) and not _is_transposed(node, kind):
+        return _reorders(node)
     return True
+
+
+def loading_bytes(node: fx.Node, kind: str) -> int:
+    """Memory that ONNX Runtime needs only while it loads the op's weights, beyond the copy it keeps.
+
+    Measured (onnxruntime 1.31): a convolution's weights are read, reordered and wrapped in a message
+    before they are stored, one convolution after the other.
+    """
+    if not kind.startswith(_CONVOLUTIONS) or _is_transposed(node, kind) or not _reorders(node):
+        return 0
+    weight = node.args[1].meta["val"]  # type: ignore[union-attr]
+    return 3 * int(weight.numel()) * item_bytes(weight)
+
+
+def _is_transposed(node: fx.Node, kind: str) -> bool:
+    return "transpose" in kind or (kind.startswith("aten.convolution") and bool(node.args[6]))
+
+
+def _reorders(node: fx.Node) -> bool:
+    """Whether ONNX Runtime has a kernel in blocked layout (NCHWc) for a convolution.
+
+    The conditions of its NchwcTransformer: two dimensions, and channels in steps of 4 unless they are
+    few; in groups, channels of each in whole blocks, or one each.
+    """
+    weight = node.args[1].meta["val"]  # type: ignore[union-attr]
+    if weight.dim() != 4:
+        return False
+    outer, inner = int(weight.shape[0]), int(weight.shape[1])
+    image = node.args[0].meta["val"]  # type: ignore[union-attr]
+    groups = int(image.shape[-3]) // inner
+    if groups == 1:
+        return inner < _BLOCK or inner % 4 == 0
+    if outer % _BLOCK:
+        return False
+    return (inner == 1 and outer == groups) or (inner % 4 == 0 and outer // groups % _BLOCK == 0)
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -80,7 +117,7 @@ def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
         scores = rows * keys * (4.25 if masked else 2.25)
         copies = sizes.elements(query, "max") + 2 * sizes.elements(key, "max")
         return int((scores + copies) * item_bytes(query))
-    if kind.startswith(("aten.conv", "aten._convolution")):
+    if kind.startswith(_CONVOLUTIONS):
         image, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
         larger = max(sizes.elements(image, "max"), sizes.elements(result, "max"))
         return larger * item_bytes(image)

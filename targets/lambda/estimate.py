@@ -1,17 +1,21 @@
 """Estimate: the peak memory of a slice's function, predicted before anything has run.
 
 The figure is the one that the local platform measures: what the kernel cannot take back. A function
-first receives, then computes, then sends, and what the computation took stays with ONNX Runtime:
+loads, receives, computes and sends, and what the computation took stays with ONNX Runtime, but what
+was received is let go before anything is sent:
 
-    runtime + copied weights + max(loading, S3 client + max(receiving, activations + sending))
+    runtime + copied weights + max(loading, S3 client + max(receiving, computing, sending))
 
-Loading adds a second copy of what a slice uses both as it is and transposed (a head tied to its
-embedding): it is transposed first and packed then. Weights that are mapped from the file do not count
-here; the limits that slices are cut by count them. The coefficients are in profile.toml, compared
-with what is served by `benchmarks/memory.py`.
+Loading needs more than what stays: a second copy of what a slice uses both as it is and transposed (a
+head tied to its embedding), and three of each convolution in turn. Weights that are mapped from the
+file do not count here; the limits that slices are cut by count them. The coefficients are in
+profile.toml: `benchmarks/memory.py --probe` measures those of transports, and without options it
+compares the estimate with what is served.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container, Iterable
 
 from slicewise.graph import OpGraph
 from slicewise.plan import TransportRule
@@ -27,22 +31,49 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     reading = graph.weights_of(op for op in part.ops if not graph.op[op].copies_weights)
     weights = sum(graph.weight[name].memory_bytes for name in copying)
     twice = sum(graph.weight[name].memory_bytes for name in set(copying) & set(reading))
-    received = [graph.tensor[name].max_bytes for name in part.inputs]
-    # A reply to the caller is inline while it fits the payload; what goes on, up to the threshold.
-    replies = {name for name in part.outputs if name in graph.outputs}
-    sent_inline = sent_s3 = 0
-    for name in part.outputs:
-        size = graph.tensor[name].max_bytes
-        room = rule.payload_bytes * 3 // 4 if name in replies else rule.threshold_bytes
-        if "s3" not in rule.transports or ("payload" in rule.transports and size <= room):
-            sent_inline += size
-        else:
-            sent_s3 += size
-    uses_s3 = "s3" in rule.transports and (
-        sent_s3 > 0 or any(size > rule.threshold_bytes for size in received)
+    loading = max(twice, _convolutions(graph, part) - weights)
+
+    received_inline, received_s3 = _by_transport(graph, part.inputs, graph.inputs, rule)
+    sent_inline, sent_s3 = _by_transport(graph, part.outputs, graph.outputs, rule)
+    received = received_inline + received_s3
+    receiving = (
+        known.receive_payload_factor * received_inline + known.receive_s3_factor * received_s3
     )
-    receiving = known.receive_factor * sum(received)
-    activations = known.activation_factor * graph.peak_activation_bytes(part.ops)
-    sending = known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3
-    running = (known.s3_client_mb * MB if uses_s3 else 0) + max(receiving, activations + sending)
-    return int(known.runtime_held_mb * MB + known.weight_factor * weights + max(twice, running))
+    activations = graph.peak_activation_bytes(part.ops)
+    computing = received + known.activation_factor * (activations - received)
+    sending = computing - received
+    sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3
+    client = known.s3_client_mb * MB if received_s3 + sent_s3 else 0
+    running = client + max(receiving, computing, sending)
+    return int(known.runtime_held_mb * MB + known.weight_factor * weights + max(loading, running))
+
+
+def _convolutions(graph: OpGraph, part: SliceOps) -> int:
+    """Peak bytes of loading the convolutions, which are reordered first and one after the other."""
+    members = set(part.ops)
+    held = peak = 0
+    seen: set[str] = set()
+    for op in graph.ops:
+        if op.name in members and op.loading_bytes:
+            new = set(op.weights) - seen
+            seen |= new
+            held += sum(graph.weight[name].memory_bytes for name in new)
+            peak = max(peak, held + op.loading_bytes)
+    return peak
+
+
+def _by_transport(
+    graph: OpGraph, names: Iterable[str], outside: Container[str], rule: TransportRule
+) -> tuple[int, int]:
+    """Bytes within messages and bytes by S3. Tensors of the caller (`outside`) are inline while they
+    fit the payload; those between slices, up to the threshold.
+    """
+    inline = s3 = 0
+    for name in names:
+        size = graph.tensor[name].max_bytes
+        room = rule.payload_bytes * 3 // 4 if name in outside else rule.threshold_bytes
+        if "s3" not in rule.transports or ("payload" in rule.transports and size <= room):
+            inline += size
+        else:
+            s3 += size
+    return inline, s3

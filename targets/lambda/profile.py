@@ -93,7 +93,8 @@ class EstimatePart(_Part):
     s3_client_mb: PositiveFloat
     weight_factor: PositiveFloat
     activation_factor: PositiveFloat
-    receive_factor: PositiveFloat
+    receive_payload_factor: PositiveFloat
+    receive_s3_factor: PositiveFloat
     send_payload_factor: PositiveFloat
     send_s3_factor: PositiveFloat
 

@@ -30,8 +30,12 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     copying = graph.weights_of(op for op in part.ops if graph.op[op].copies_weights)
     reading = graph.weights_of(op for op in part.ops if not graph.op[op].copies_weights)
     weights = sum(graph.weight[name].memory_bytes for name in copying)
-    twice = sum(graph.weight[name].memory_bytes for name in set(copying) & set(reading))
-    loading = max(twice, _convolutions(graph, part) - weights)
+    # Not by a product of two dimensions (Gemm), which reads the weight as it is.
+    transposing = graph.weights_of(
+        op for op in part.ops if graph.op[op].copies_weights and _dimensions(graph, op) != 2
+    )
+    twice = sum(graph.weight[name].memory_bytes for name in {*transposing}.intersection(reading))
+    loading = max(twice, _in_turn(graph, part) - weights)
 
     received_inline, received_s3 = _by_transport(graph, part.inputs, graph.inputs, rule)
     sent_inline, sent_s3 = _by_transport(graph, part.outputs, graph.outputs, rule)
@@ -40,7 +44,9 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
         known.receive_payload_factor * received_inline + known.receive_s3_factor * received_s3
     )
     activations = graph.peak_activation_bytes(part.ops)
-    computing = received + known.activation_factor * (activations - received)
+    computing = activations + min(
+        known.arena_gap_factor * (activations - received), known.arena_gap_mb * MB
+    )
     sending = computing - received
     sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3
     client = known.s3_client_mb * MB if received_s3 + sent_s3 else 0
@@ -48,8 +54,14 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     return int(known.runtime_held_mb * MB + known.weight_factor * weights + max(loading, running))
 
 
-def _convolutions(graph: OpGraph, part: SliceOps) -> int:
-    """Peak bytes of loading the convolutions, which are reordered first and one after the other."""
+def _dimensions(graph: OpGraph, op: str) -> int:
+    """Of what an op reads first; 0 if that is no tensor."""
+    inputs = graph.op[op].inputs
+    return len(graph.tensor[inputs[0]].shape) if inputs else 0
+
+
+def _in_turn(graph: OpGraph, part: SliceOps) -> int:
+    """Peak bytes of loading what needs more than it keeps: convolutions, one after the other."""
     members = set(part.ops)
     held = peak = 0
     seen: set[str] = set()

@@ -3,6 +3,9 @@
 `estimate` is predicted from the graph alone, `planned` was measured while compiling, in functions with
 room to spare; `served` is what the bundle takes in functions of their real size. Both must lie within
 10 % of that and not below it by more than 3 %, and no function may run out of memory.
+
+`--probe` measures instead what the estimate's formula needs to know of transports, with models that do
+nothing else, and prints it as the profile's [estimate] has it.
 """
 
 from __future__ import annotations
@@ -128,13 +131,55 @@ def _largest(plan: slicewise.Plan, inputs: Any) -> dict[str, Any]:
     return made
 
 
+class _Probe(nn.Module):
+    """Takes a tensor of any size and returns `rows` KiB, computing next to nothing."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x.sum().reshape(1, 1)
+        return y.expand(self.rows, 256) * 1.0 if self.rows else y
+
+
+def probed(transport: str, received_mb: float, sent_mb: float) -> float:
+    """MB that a function takes which receives and sends this much."""
+    request = torch.randn(max(1, int(received_mb * 1024)), 256)
+    compiled = slicewise.compile(
+        _Probe(int(sent_mb * 1024)).eval(), (request,), transports=(transport,)
+    )
+    (part,) = compiled.plan.slices
+    return part.peak_memory_bytes / MB
+
+
+def probe() -> None:
+    """Print the coefficients of transports: constants, and slopes between two sizes each.
+
+    Multiplying leaves two results of the size sent in ONNX Runtime; the arena's gaps come on top.
+    """
+    bare, by_s3 = probed("payload", 0, 0), probed("s3", 0, 0)
+    print(f"runtime_held_mb = {bare:.1f}  # and what a session of real ops adds, about 1.2")
+    print(f"s3_client_mb = {by_s3 - bare:.1f}")
+    for transport, small, large in (("payload", 2, 4), ("s3", 16, 48)):
+        received = probed(transport, large, 0) - probed(transport, small, 0)
+        sent = probed(transport, 0, large) - probed(transport, 0, small)
+        print(f"receive_{transport}_factor = {received / (large - small):.2f}")
+        print(f"send_{transport}_factor = {sent / (large - small) - 2:.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=list(MODELS))
+    parser.add_argument("--probe", action="store_true", help="measure the estimate's coefficients")
+    options = parser.parse_args()
+    if options.probe:
+        probe()
+        return
     print(f"{'model':10}{'slice':8}{'function':>10}{'estimate':>12}{'planned':>12}{'served':>12}"
           f"{'est/served':>12}{'plan/served':>12}")  # fmt: skip
     estimates, plans = [], []
-    for name in parser.parse_args().models:
+    for name in options.models:
         for model, part, function, estimate, planned, served in rows(name):
             estimates.append(estimate / served)
             plans.append(planned / served)

@@ -23,9 +23,9 @@ def fold_weights(model: onnx_ir.Model) -> None:
 
 
 def _absent_biases(model: onnx_ir.Model) -> None:
-    """A convolution without a bias has none: the exporter makes zeros, of a wrong shape in 3-d.
+    """A convolution without a bias has two inputs: the exporter makes zeros, of a wrong shape in 3-d.
 
-    Nor has it an empty third input: ONNX Runtime would not fuse it with what follows.
+    An empty third input would keep ONNX Runtime from its blocked kernels, which take half the time.
     """
     for node in model.graph:
         if node.op_type not in ("Conv", "ConvTranspose") or len(node.inputs) < 3:

@@ -17,12 +17,13 @@ from slicewise.errors import CaptureError
 from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
 from slicewise.opcost import (
     HALF,
-    VIEWS,
     argument_nodes,
     copies_weights,
     is_cheap,
     item_bytes,
+    loading_bytes,
     scratch_bytes,
+    shares_memory,
 )
 from slicewise.signature import Signature, check_signature, last_getitem_names, signature_of
 from slicewise.sizes import Sizes, expression, sizes_of
@@ -98,7 +99,8 @@ def _op_graph(
                 outputs=(),
                 weights=tuple(dict.fromkeys(weight_of[r] for r in reads if r in weight_of)),
                 memory_bytes=scratch_bytes(node, kind, sizes),
-                is_view=base in VIEWS,
+                loading_bytes=loading_bytes(node, kind, sizes),
+                is_view=shares_memory(node, base),
                 is_cheap=is_cheap(base, value, sizes),
                 copies_weights=copies_weights(node, kind),
                 module=_module_path(node),

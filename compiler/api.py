@@ -2,6 +2,7 @@
 
     limits     what one slice may take, completed by the target; refused before any work
     capture    torch.export -> a torch.fx program; never touches the model
+    fold       batch norms disappear into the convolutions before them
     split      ops whose weights fit no slice are rewritten into pieces that do, or refused
     convert    one conversion of the whole program to ONNX, in core ops
     analyse    program -> OpGraph and the signature of a request; from here on no torch
@@ -215,13 +216,15 @@ def _prepare(
     )
     with step("loading PyTorch"):
         from slicewise.analyse import analyse
+        from slicewise.batchnorm import fold_batch_norms
         from slicewise.capture import capture
         from slicewise.codegen.convert import convert
         from slicewise.compiled import example_arrays
         from slicewise.optime import op_times, with_times
     with step("capturing the model"):
         captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
-    program, splits = _fitting(captured, full_limits, chosen_target.overheads(rule))
+    program = fold_batch_norms(captured.program)
+    program, splits = _fitting(captured, program, full_limits, chosen_target.overheads(rule))
     with step("converting to ONNX"):
         converted = convert(program)
     graph, signature = analyse(
@@ -326,9 +329,9 @@ def _with_peaks(plan: Plan, peaks: Mapping[str, int]) -> Plan:
 
 
 def _fitting(
-    captured: Captured, limits: Limits, overheads: Overheads
+    captured: Captured, program: ExportedProgram, limits: Limits, overheads: Overheads
 ) -> tuple[ExportedProgram, tuple[Split, ...]]:
-    """The captured program with every op that is too large for a slice in pieces, and which those are.
+    """The program with every op that is too large for a slice in pieces, and which those are.
 
     Raises `InfeasibleError`.
     """
@@ -336,7 +339,6 @@ def _fitting(
     from slicewise.passes.split import split_oversized
     from slicewise.rewrite import apply_splits
 
-    program = captured.program
     try:
         graph, _ = analyse(program, name=captured.name, aliases={}, dim_names=captured.dim_names)
     except CaptureError:

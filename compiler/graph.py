@@ -59,7 +59,8 @@ class Op:
     """One node of the captured graph.
 
     `inputs` and `outputs` are tensor names, `weights` weight names. `time` is in milliseconds at one
-    full vCPU (0 when unknown). `memory_bytes` is scratch memory that the op needs only while it runs.
+    full vCPU (0 when unknown). `memory_bytes` is scratch memory that the op needs only while it runs,
+    `loading_bytes` what it needs, beside its weights, only while they are loaded.
     `is_view` says that the output shares the memory of the first input, `is_cheap` that slices may
     each run the op again instead of sending its outputs (views, casts, masks, index arithmetic),
     `copies_weights` that a running function holds a copy of its weights (others stay file pages).
@@ -72,6 +73,7 @@ class Op:
     weights: tuple[str, ...] = ()
     time: float = 0.0
     memory_bytes: int = 0
+    loading_bytes: int = 0
     is_view: bool = False
     is_cheap: bool = False
     copies_weights: bool = True

@@ -33,6 +33,12 @@ _ELEMENTWISE = {
     "aten.maximum", "aten.log", "aten.exp", "aten.cos", "aten.sin", "aten.floor", "aten.remainder",
 }  # fmt: skip
 _SMALL_BYTES = 1 << 20
+_CONVOLUTIONS = ("aten.conv", "aten._convolution")
+# What computes in blocks of channels when its input comes so, and what is fused into a convolution.
+_FUSED = {"aten.relu", "aten.add", "aten.leaky_relu", "aten.sigmoid", "aten.tanh", "aten.relu_",
+          "aten.add_"}  # fmt: skip
+_BLOCKED = (*_CONVOLUTIONS, "aten.relu", "aten.add", "aten.max_pool2d", "aten.avg_pool2d")
+_BLOCK = 16  # channels of a block with AVX-512; 8 without
 
 
 def is_cheap(base: str, value: Any, sizes: Sizes) -> bool:
@@ -47,16 +53,72 @@ def copies_weights(node: fx.Node, kind: str) -> bool:
     """Whether ONNX Runtime copies the op's weights when it loads, instead of reading file pages.
 
     Measured (onnxruntime 1.31, x86): linear and recurrent layers and transposed convolutions pack
-    theirs, 1.0 to 1.03 times the file; convolutions with a bias are reordered for blocked layouts,
-    those without stay as they are, and so do embeddings. Half precision is widened, so copied.
+    theirs, 1.0 to 1.08 times the file, and convolutions over two dimensions reorder them for blocked
+    layouts; other convolutions and embeddings do not. Half precision is widened, so copied.
     """
     if any(n.meta["val"].dtype in HALF for n in argument_nodes(node) if _is_tensor(n)):
         return True
     if kind.startswith(("aten.embedding", "aten.index", "aten.gather", "aten.slice")):
         return False
-    if kind.startswith(("aten.conv", "aten._convolution")) and "transpose" not in kind:
-        return len(node.args) > 2 and node.args[2] is not None
+    if kind.startswith(_CONVOLUTIONS):
+        return _is_blocked(node) or _is_transposed(node)
     return True
+
+
+def loading_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
+    """Memory that ONNX Runtime needs only while it loads the op's weights, beyond the copy it keeps.
+
+    Measured (onnxruntime 1.31): a convolution's weights are read, reordered and wrapped in a message
+    before they are stored, one convolution after the other; half precision is widened first.
+    """
+    if not kind.startswith((*_CONVOLUTIONS, "aten.linear")):
+        return 0
+    weight: fx.Node = node.args[1]  # type: ignore[assignment]
+    if weight.op != "placeholder":
+        return 0
+    value = weight.meta["val"]
+    copies = (3 if _is_blocked(node) else 0) + (1 if value.dtype in HALF else 0)
+    return copies * int(sizes.elements(value, "max")) * item_bytes(value)
+
+
+def shares_memory(node: fx.Node, base: str) -> bool:
+    """Whether the result lies where the first input does: views, and what ONNX Runtime computes with
+    the convolution before it (an activation, a sum with another tensor).
+    """
+    if base in VIEWS:
+        return True
+    first = node.args[0] if node.args else None
+    if base not in _FUSED or not isinstance(first, fx.Node) or len(first.users) > 1:
+        return False
+    if ".".join(str(first.target).split(".")[:2]) == "aten.add":
+        return shares_memory(first, "aten.add")
+    return _is_blocked(first)
+
+
+def _is_blocked(node: fx.Node) -> bool:
+    """Whether the op is a convolution for which ONNX Runtime has a kernel in blocked layout (NCHWc).
+
+    The conditions of its NchwcTransformer: two dimensions, and channels in steps of 4 unless they are
+    few; in groups, channels of each in whole blocks, or one each.
+    """
+    kind = str(node.target)
+    if not kind.startswith(_CONVOLUTIONS) or _is_transposed(node):
+        return False
+    image, weight = (n.meta["val"] for n in argument_nodes(node)[:2])
+    if weight.dim() != 4:
+        return False
+    outer, inner = int(weight.shape[0]), int(weight.shape[1])
+    groups = int(image.shape[-3]) // inner
+    if groups == 1:
+        return inner < _BLOCK or inner % 4 == 0
+    if outer % _BLOCK:
+        return False
+    return (inner == 1 and outer == groups) or (inner % 4 == 0 and outer // groups % _BLOCK == 0)
+
+
+def _is_transposed(node: fx.Node) -> bool:
+    kind = str(node.target)
+    return "transpose" in kind or (kind.startswith("aten.convolution") and bool(node.args[6]))
 
 
 def _is_tensor(node: fx.Node) -> bool:
@@ -69,8 +131,9 @@ def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
     Measured per op (onnxruntime 1.31): attention is computed in steps that each write all scores
     (product, softmax, and which of them are NaN; with a mask also the mask as numbers and the sum)
     beside scaled and transposed copies of query and key; convolutions run on a copy of the image in
-    blocks of channels; a recurrent layer works on a copy with time first, and holds the gates of all
-    steps (4 per number of the result in an LSTM, 3 in a GRU).
+    blocks of channels, unless the op before them computed in blocks; transposed ones first write all
+    products of image and weight; a recurrent layer works on a copy with time first, and holds the
+    gates of all steps (4 per number of the result in an LSTM, 3 in a GRU).
     """
     if "scaled_dot_product_attention" in kind:
         query, key = (n.meta["val"] for n in argument_nodes(node)[:2])  # may be the same
@@ -80,8 +143,14 @@ def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
         scores = rows * keys * (4.25 if masked else 2.25)
         copies = sizes.elements(query, "max") + 2 * sizes.elements(key, "max")
         return int((scores + copies) * item_bytes(query))
-    if kind.startswith(("aten.conv", "aten._convolution")):
-        image, result = node.all_input_nodes[0].meta["val"], node.meta["val"]
+    if kind.startswith(_CONVOLUTIONS):
+        source, weight = node.all_input_nodes[0], argument_nodes(node)[1].meta["val"]
+        image, result = source.meta["val"], node.meta["val"]
+        if _is_transposed(node):
+            columns = sizes.elements(image, "max") // int(weight.shape[0]) * int(weight[0].numel())
+            return columns * item_bytes(image)
+        if _is_blocked(node) and str(source.target).startswith(_BLOCKED):
+            return 0
         larger = max(sizes.elements(image, "max"), sizes.elements(result, "max"))
         return larger * item_bytes(image)
     if kind.startswith(("aten.lstm", "aten.gru")):

@@ -6,25 +6,19 @@ program nor the model changes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import (
-    ExportGraphSignature,
-    InputKind,
-    InputSpec,
-    OutputSpec,
-    TensorArgument,
-)
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 
 from slicewise.analyse import weight_identity, weight_tensors
 from slicewise.passes.split import Split
 from slicewise.passes.ways import WEIGHT_VIEWS
 from slicewise.pieces import write_pieces
+from slicewise.program import copied_graph, with_graph
 
 # What tells where an op came from.
 _ORIGIN = ("nn_module_stack", "stack_trace", "source_fn_stack", "torch_fn", "from_node", "custom")
@@ -65,13 +59,7 @@ class _Draft:
 
     def __init__(self, program: ExportedProgram) -> None:
         self.program = program
-        self.graph = fx.Graph()
-        self.graph.output(self.graph.graph_copy(program.graph, {}))
-        for old, new in zip(program.graph.nodes, self.graph.nodes, strict=True):
-            new.name = (
-                old.name
-            )  # torch.fx avoids Python's own names ("input"), torch.export does not
-            new.meta = dict(old.meta)
+        self.graph = copied_graph(program)
         self.node = {node.name: node for node in self.graph.nodes}
         self.first = next(iter(self.graph.nodes))
         self.fake_mode = next(
@@ -161,28 +149,14 @@ class _Draft:
                 self.graph.erase_node(self.node[name])
                 state.pop(self.targets[name], None)
                 constants.pop(self.targets[name], None)
-        placeholders = [node.name for node in self.graph.nodes if node.op == "placeholder"]
-        outputs = self.program.graph_signature.output_specs
-        return ExportedProgram(
-            root=self.program.graph_module,
-            graph=self.graph,
-            graph_signature=ExportGraphSignature(
-                input_specs=[self.specs[name] for name in placeholders],
-                output_specs=[self._output(spec) for spec in outputs],
-            ),
-            state_dict=state,
-            range_constraints=copy.copy(self.program.range_constraints),
-            module_call_graph=[copy.copy(entry) for entry in self.program.module_call_graph],
-            example_inputs=self.program.example_inputs,
+        return with_graph(
+            self.program,
+            self.graph,
+            specs=self.specs,
+            renamed=self.renamed,
+            state=state,
             constants=constants,
-            verifiers=self.program.verifiers,
         )
-
-    def _output(self, spec: OutputSpec) -> OutputSpec:
-        if spec.arg.name not in self.renamed:
-            return spec
-        argument = TensorArgument(name=self.renamed[spec.arg.name])
-        return OutputSpec(kind=spec.kind, arg=argument, target=spec.target)
 
 
 class _Editor:

@@ -93,8 +93,10 @@ class EstimatePart(_Part):
     runtime_held_mb: PositiveFloat
     s3_client_mb: PositiveFloat
     weight_factor: PositiveFloat
-    activation_factor: PositiveFloat
-    receive_factor: PositiveFloat
+    arena_gap_factor: PositiveFloat
+    arena_gap_mb: PositiveFloat
+    receive_payload_factor: PositiveFloat
+    receive_s3_factor: PositiveFloat
     send_payload_factor: PositiveFloat
     send_s3_factor: PositiveFloat
 

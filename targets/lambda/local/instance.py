@@ -112,7 +112,7 @@ class Instance:
     def begin(self, *, init: bool = False) -> None:
         """A phase (init or invocation) begins: watch its memory."""
         self.meter.begin(init=init)
-        self._around.sampler.add(self)
+        self._around.sampler.add(self, init=init)
 
     def end(self) -> None:
         """A phase ends; kills an instance without cgroup that went over its limit in between."""

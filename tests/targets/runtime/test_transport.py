@@ -92,8 +92,39 @@ def test_a_truncated_object_is_noticed(store: Any) -> None:
 def test_an_object_is_never_overwritten(store: Any) -> None:
     transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
+    for other in (ARRAYS["large"] + 1, ARRAYS["large"][:3]):
+        with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+            transport.send({"large": other}, DTYPES, ID, CHOICES, RULE, store)
+
+    found = store.client.get_object(Bucket="bucket", Key=f"requests/{ID}/large")["Body"].read()
+    assert found == ARRAYS["large"].tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, store_module.COMPARE_BYTES * 2 + 1])
+def test_a_put_that_boto_repeats_meets_its_own_object(store: Any, size: int) -> None:
+    """The first attempt succeeds and its answer is lost."""
+    statuses = []
+
+    def lost_once(response: Any, attempts: int, **_: Any) -> int | None:
+        statuses.append(response[0].status_code)
+        return 0 if attempts == 1 else None
+
+    store.client.meta.events.register("needs-retry.s3.PutObject", lost_once)
+    raw = np.random.default_rng(0).bytes(size)
+
+    store.start_put(store_module.Object("s3", "key"), raw).result()
+
+    assert statuses == [200, 412]
+    assert store.client.get_object(Bucket="bucket", Key="key")["Body"].read() == raw
+
+
+def test_the_last_byte_of_an_object_counts(store: Any) -> None:
+    raw = np.random.default_rng(0).bytes(store_module.COMPARE_BYTES + 1)
+    place = store_module.Object("s3", "key")
+    store.start_put(place, raw).result()
+
     with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
-        transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+        store.start_put(place, raw[:-1] + bytes([raw[-1] ^ 1])).result()
 
 
 def test_a_missing_bucket_setting_is_named() -> None:
@@ -113,7 +144,7 @@ def test_more_keys_than_one_call_takes_are_deleted(store: Any) -> None:
 
 
 def test_every_upload_is_over_when_one_has_failed(store: Any) -> None:
-    transport.send({"half": ARRAYS["half"]}, DTYPES, ID, CHOICES, RULE, store)
+    transport.send({"half": ARRAYS["half"] + 1}, DTYPES, ID, CHOICES, RULE, store)
 
     with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
         transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)

@@ -33,10 +33,9 @@ from slicewise.errors import (
 )
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.plan import ModelInfo, Plan
+from slicewise.plan import ModelInfo, Plan, TransportRule
 from slicewise.progress import steps
 from slicewise.target import Endpoint
-from slicewise.verify import check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +57,8 @@ def compile(
     goal: None = None,
     dynamic_shapes: Any = None,
     transports: Sequence[str] | None = None,
+    wire_dtype: str | None = None,
+    compress: bool = False,
     tolerance: float | None = None,
     verify: bool = True,
     time_limit_s: float = 60.0,
@@ -68,16 +69,21 @@ def compile(
     `model` is an `nn.Module` in eval mode, an `ExportedProgram` or an `fx.GraphModule`.
     `example_inputs`: a tuple, a dict of keyword arguments, or None for the model's `dummy_inputs`.
     `limits` overrides the target's limits downwards. `dynamic_shapes` is torch.export's; a dimension
-    without a maximum may not exceed the example's. `transports` restricts how tensors travel.
-    `tolerance` is the largest difference to the original model, relative to the output's largest
-    magnitude (default 1e-4 for float32). `time_limit_s` bounds the search for the best cut.
+    without a maximum may not exceed the example's. `transports` restricts how tensors travel;
+    `wire_dtype="float16"` lets float32 travel as float16 between slices, `compress=True` compresses
+    what shrinks by it. `tolerance` is the largest difference to the original model, relative to the
+    output's largest magnitude (default 1e-4 for float32, 5e-3 where it travels as float16).
+    `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
     chosen_target = targets.load(target)
     full_limits = chosen_target.resolve_limits(limits)
     rule = chosen_target.transport_rule(
-        full_limits, tuple(transports) if transports is not None else None
+        full_limits,
+        tuple(transports) if transports is not None else None,
+        wire_dtype=wire_dtype,
+        compress=compress,
     )
     if objective != "bytes" or goal is not None:
         raise LimitsError(
@@ -93,10 +99,11 @@ def compile(
         from slicewise.passes import partition
         from slicewise.passes.place import place
         from slicewise.passes.split import records
+        from slicewise.passes.wire import on_wire
     with step("capturing the model"):
         captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
     overheads = chosen_target.overheads(rule)
-    program, splits = _fitting(captured, full_limits, overheads)
+    program, splits = _fitting(captured, full_limits, overheads, rule)
     with step("converting to ONNX"):
         converted = convert(program)
     graph, signature = analyse(
@@ -105,11 +112,12 @@ def compile(
         aliases=converted.aliases,
         dim_names=captured.dim_names,
     )
+    crossing = on_wire(graph, rule)
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(graph.ops)} ops"):
-            parts = partition(graph, full_limits, overheads=overheads, time_limit_s=time_limit_s)
+            parts = partition(crossing, full_limits, overheads=overheads, time_limit_s=time_limit_s)
         slices, edges = place(
-            graph, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
+            crossing, parts, chosen_target, user_limits=limits, limits=full_limits, rule=rule
         )
         plan = Plan(
             model=_model_info(captured, graph),
@@ -136,7 +144,7 @@ def compile(
         if not verify:
             return compiled
         with step("verifying against the original model"):
-            check(compiled.verify(tolerance=tolerance))
+            compiled = compiled.verified(tolerance=tolerance)
         with step("measuring the memory of the largest request"):
             measured = compiled.measured()
         excess = max(p.peak_memory_bytes - p.memory_mb * MB for p in measured.plan.slices)
@@ -163,7 +171,7 @@ def serve(directory: str | Path, **options: Any) -> Endpoint:
 
 
 def _fitting(
-    captured: Captured, limits: Limits, overheads: Overheads
+    captured: Captured, limits: Limits, overheads: Overheads, rule: TransportRule
 ) -> tuple[ExportedProgram, tuple[Split, ...]]:
     """The captured program with every op that is too large for a slice in pieces, and which those are.
 
@@ -171,6 +179,7 @@ def _fitting(
     """
     from slicewise.analyse import analyse
     from slicewise.passes.split import split_oversized
+    from slicewise.passes.wire import on_wire
     from slicewise.rewrite import apply_splits
 
     program = captured.program
@@ -178,7 +187,7 @@ def _fitting(
         graph, _ = analyse(program, name=captured.name, aliases={}, dim_names=captured.dim_names)
     except CaptureError:
         return program, ()  # the conversion or the analysis after it will say it better
-    splits = split_oversized(graph, limits, overheads)
+    splits = split_oversized(on_wire(graph, rule), limits, overheads)
     return apply_splits(program, splits), splits
 
 

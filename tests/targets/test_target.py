@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -199,3 +200,26 @@ def test_a_function_gets_the_users_memory_or_a_full_vcpu_or_what_it_needs() -> N
     assert target.memory_mb(None, default, 150 * MB) == 1769
     assert target.memory_mb(Limits(weight_bytes=5), default, 2000 * MB + 1) == 2001
     assert target.memory_mb(None, default, 4000 * MB) == 3008
+
+
+def test_the_type_on_the_wire_is_one_that_the_runtime_knows() -> None:
+    limits = target.resolve_limits(None)
+
+    rule = target.transport_rule(limits, None, wire_dtype="float16", compress=True)
+    assert (rule.wire_dtype, rule.compression) == ("float16", "zlib")
+    rule = target.transport_rule(limits, None)
+    assert (rule.wire_dtype, rule.compression) == (None, None)
+    with pytest.raises(LimitsError, match="wire_dtype='bfloat16': float32 travels as it is"):
+        target.transport_rule(limits, None, wire_dtype="bfloat16")
+
+
+def test_readers_have_what_the_wire_makes_of_a_tensor() -> None:
+    rule = target.transport_rule(target.resolve_limits(None), None, wire_dtype="float16")
+    third = np.full((2, 1), 1 / 3, np.float32)
+
+    found, travelled = target.delivered(third, "float32", rule)
+    assert (travelled, found.dtype, found.shape) == ("float16", np.float32, (2, 1))
+    np.testing.assert_array_equal(found, third.astype(np.float16).astype(np.float32))
+    found, travelled = target.delivered(third * 1e6, "float32", rule)
+    assert travelled == "float32"
+    np.testing.assert_array_equal(found, third * np.float32(1e6))

@@ -184,3 +184,41 @@ def test_two_places_for_one_tensor_are_refused(store: Any) -> None:
 
     with pytest.raises(wire.WireError, match="is not one of this request"):
         transport.receive(records, ID, store)
+
+
+def test_the_transport_is_chosen_by_the_bytes_that_travel(store: Any) -> None:
+    """1,600 bytes are 800 as float16, and zeros are next to nothing; replies travel as they are."""
+    values = dict.fromkeys(("rounded", "reply"), ARRAYS["large"]) | {"zeros": ARRAYS["large"] * 0}
+    dtypes = dict.fromkeys(values, "float32")
+    choices = {
+        "rounded": (("payload", 800), ("s3", None)),
+        "reply": (("payload", 1599), ("s3", None)),
+    }
+    choices["zeros"] = (("payload", 100), ("s3", None))
+    packing = rule.Rule(("payload", "s3"), 100_000, "float16", "zlib")
+
+    records = transport.send(
+        values, dtypes, ID, choices, packing, store, internal={"rounded", "zeros"}
+    )
+
+    inline = {name for name, record in records.items() if "data" in record}
+    assert inline == {"rounded", "zeros"}
+    assert not {"wire_dtype", "compression"} & records["reply"].keys()
+    assert records["rounded"]["wire_dtype"] == records["zeros"]["wire_dtype"] == "float16"
+    assert records["zeros"]["compression"] == "zlib"
+    back = transport.receive(records, ID, store)
+    np.testing.assert_allclose(back["rounded"], values["rounded"], rtol=0, atol=2**-11)
+    for name in ("zeros", "reply"):
+        np.testing.assert_array_equal(back[name], values[name])
+
+
+def test_objects_hold_what_travels(store: Any) -> None:
+    packing = rule.Rule(("s3",), 100_000, "float16", "zlib")
+    records = transport.send({"x": ARRAYS["half"]}, {"x": "float32"}, ID, {}, packing, store,
+                             internal={"x"})  # fmt: skip
+    raw = store.client.get_object(Bucket="bucket", Key=records["x"]["s3"])["Body"].read()
+
+    assert len(raw) == records["x"]["bytes"] < 800
+    store.client.put_object(Bucket="bucket", Key=records["x"]["s3"], Body=raw[:-1] + b"?")
+    with pytest.raises(wire.WireError, match="x: the checksum differs"):
+        transport.receive(records, ID, store)

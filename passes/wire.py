@@ -12,8 +12,9 @@ def on_wire(graph: OpGraph, rule: TransportRule) -> OpGraph:
     """The graph whose tensors have the `bytes` that cross between slices; all else is as it was.
 
     With a `wire_dtype`, float32 takes half; tensors of the request and the reply travel as they are.
-    In memory tensors stay float32, so `max_bytes` does not change. Compression is not counted: what
-    it saves depends on the values.
+    `max_bytes` does not change: in memory tensors stay float32, and messages must hold one that
+    travels as float32 because float16 does not hold its values. Compression is not counted: what it
+    saves depends on the values.
     """
     if rule.wire_dtype is None:
         return graph

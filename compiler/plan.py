@@ -108,9 +108,8 @@ class Edge:
     """One tensor from its producing slice to one consumer; `@input` and `@output` are the caller.
 
     `bytes` (as they travel, before compression) and `transport` hold for the example's sizes. At run
-    time the actual size decides by
-    `choices`: in order of size, the transport for a tensor of up to so many raw bytes (None: of any
-    size). All edges of one tensor have the same, because it is sent once.
+    time the actual size decides by `choices`: in order of size, the transport for a tensor of up to so
+    many raw bytes (None: of any size). All edges of one tensor have the same, because it is sent once.
     """
 
     tensor: str

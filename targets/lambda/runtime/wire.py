@@ -10,9 +10,9 @@ Between slices a record may have "wire_dtype" (a float32 tensor whose bytes are 
 before it is decompressed.
 
 float16 is exact in 11 bits from 2**-14 to 65504 and has steps of 2**-24 below, so rounding x to the
-nearest changes it by at most max(2**-11 * |x|, 2**-25). A tensor whose largest finite magnitude is at
-least 2**-14 so changes by at most 2**-11 of that magnitude anywhere. A smaller one would lose more, and
-one above 65504 would become infinite: these travel as float32.
+nearest changes it by at most max(2**-11 * |x|, 2**-25), and 2**-25 is 2**-11 * 2**-14. So a tensor
+whose largest finite magnitude is at least 2**-14 changes by at most 2**-11 of that magnitude anywhere.
+A smaller one may lose more, and what rounds above 65504 would become infinite: these travel as float32.
 """
 
 from __future__ import annotations

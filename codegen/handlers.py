@@ -36,7 +36,12 @@ def render(plan: Plan) -> Handlers:
     # How long the search took is no part of what was decided.
     decided = replace(plan, certificate=replace(plan.certificate, seconds=0.0))
     plan_id = hashlib.sha256(decided.to_json().encode()).hexdigest()[:16]
-    shared = {"plan": plan, "plan_id": plan_id, "version": version("slicewise")}
+    shared = {
+        "plan": plan,
+        "plan_id": plan_id,
+        "version": version("slicewise"),
+        "packed": _packed(plan),
+    }
     slice_template = _templates().get_template("slice_handler.py.jinja")
     return Handlers(
         plan_id=plan_id,
@@ -80,6 +85,17 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
             for stage in plan.stages
         ],
     }
+
+
+def _packed(plan: Plan) -> dict[str, str]:
+    """In words what is made of each tensor on its way, empty where it travels as it is."""
+    rule, internal = plan.transport_rule, plan.internal
+    packed = {}
+    for edge in plan.edges:
+        wire_dtype = rule.wire_dtype if edge.dtype == "float32" else None
+        ways = [way for way in (wire_dtype, rule.compression) if way and edge.tensor in internal]
+        packed[edge.tensor] = f" as {' and '.join(ways)}" if ways else ""
+    return packed
 
 
 def _sent(plan: Plan, part: Slice) -> list[Edge]:

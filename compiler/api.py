@@ -42,7 +42,6 @@ from slicewise.plan import ModelInfo, Plan, TransportRule
 from slicewise.predict import predict
 from slicewise.progress import Steps, steps
 from slicewise.target import Endpoint, Target
-from slicewise.verify import check
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,6 +70,8 @@ def compile(
     transports: Sequence[str] | None = None,
     profile: str | Path | None = None,
     measure_times: bool | None = None,
+    wire_dtype: str | None = None,
+    compress: bool = False,
     tolerance: float | None = None,
     verify: bool = True,
     time_limit_s: float = 60.0,
@@ -83,10 +84,12 @@ def compile(
     `objective` is "bytes" (that cross between slices), "latency" (expected, of a warm request) or
     "cost" (US dollars per request); `goal` bounds the latter two. `limits` overrides the target's limits
     downwards. `dynamic_shapes` is torch.export's; a dimension without a maximum may not exceed the
-    example's. `transports` restricts how tensors travel. `profile` is a file with other numbers of the
-    platform, such as `slicewise calibrate` writes. `measure_times` says whether the model is run to
-    know its ops' times (default: only where they decide). `tolerance` is the largest difference to the
-    original model, relative to the output's largest magnitude (default 1e-4 for float32).
+    example's. `transports` restricts how tensors travel; `wire_dtype="float16"` lets float32 travel as
+    float16 between slices, `compress=True` compresses what shrinks by it. `profile` is a file with other
+    numbers of the platform, such as `slicewise calibrate` writes. `measure_times` says whether the model
+    is run to know its ops' times (default: only where they decide). `tolerance` is the largest
+    difference to the original model, relative to the output's largest magnitude (default 1e-4 for
+    float32, 5e-3 where it travels as float16).
     `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
@@ -95,7 +98,8 @@ def compile(
     chosen = objective_of(objective, goal)
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
-        transports=transports, profile=profile, time_limit_s=time_limit_s,
+        transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
+        time_limit_s=time_limit_s,
         measure_times=chosen != "bytes" if measure_times is None else measure_times,
     )  # fmt: skip
     overheads = work.target.overheads(work.rule)
@@ -107,7 +111,7 @@ def compile(
         if not verify:
             return compiled
         with step("verifying against the original model"):
-            check(compiled.verify(tolerance=tolerance))
+            compiled = compiled.verified(tolerance=tolerance)
         with step("measuring the memory of the largest request"):
             measured = compiled.measured()
         slices = measured.plan.slices
@@ -181,7 +185,7 @@ def serve(directory: str | Path, **options: Any) -> Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """All that is known before the cut."""
+    """All that is known before the cut; the tensors of `crossing` have the bytes that travel."""
 
     target: Target
     user_limits: Limits | None
@@ -191,6 +195,7 @@ class _Work:
     splits: tuple[Split, ...]
     converted: Converted
     graph: OpGraph
+    crossing: OpGraph
     signature: Signature
     times: OpTimes
     time_limit_s: float
@@ -208,11 +213,16 @@ def _prepare(
     profile: str | Path | None,
     measure_times: bool,
     time_limit_s: float,
+    wire_dtype: str | None = None,
+    compress: bool = False,
 ) -> _Work:
     chosen_target = targets.load(target, profile)
     full_limits = chosen_target.resolve_limits(limits)
     rule = chosen_target.transport_rule(
-        full_limits, tuple(transports) if transports is not None else None
+        full_limits,
+        tuple(transports) if transports is not None else None,
+        wire_dtype=wire_dtype,
+        compress=compress,
     )
     with step("loading PyTorch"):
         from slicewise.analyse import analyse
@@ -221,10 +231,11 @@ def _prepare(
         from slicewise.codegen.convert import convert
         from slicewise.compiled import example_arrays
         from slicewise.optime import op_times, with_times
+        from slicewise.passes.wire import on_wire
     with step("capturing the model"):
         captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
     program = fold_batch_norms(captured.program)
-    program, splits = _fitting(captured, program, full_limits, chosen_target.overheads(rule))
+    program, splits = _fitting(captured, program, full_limits, chosen_target.overheads(rule), rule)
     with step("converting to ONNX"):
         converted = convert(program)
     graph, signature = analyse(
@@ -237,6 +248,7 @@ def _prepare(
         arrays = example_arrays(signature.input_structure, captured)
         feeds = {spec.tensor: arrays[spec.name] for spec in signature.inputs}
         times = op_times(converted, graph, feeds, run=measure_times)
+        timed = with_times(graph, times)
     return _Work(
         target=chosen_target,
         user_limits=limits,
@@ -245,7 +257,8 @@ def _prepare(
         captured=captured,
         splits=splits,
         converted=converted,
-        graph=with_times(graph, times),
+        graph=timed,
+        crossing=on_wire(timed, rule),
         signature=signature,
         times=times,
         time_limit_s=time_limit_s,
@@ -264,11 +277,11 @@ def _cut(
     model = target.cost_model(limits)
     if objective != "bytes":
         return decide(
-            work.graph, limits, "latency" if objective == "latency" else "cost", goal=goal,
+            work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
             overheads=overheads, model=model, rule=work.rule, parallel=work.times.parallel,
             time_limit_s=work.time_limit_s,
         )  # fmt: skip
-    found = partition(work.graph, limits, overheads=overheads, time_limit_s=work.time_limit_s)
+    found = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
     memory_mb = {
         part.name: target.memory_mb(work.user_limits, limits, part.memory_bytes)
         for part in found.slices
@@ -280,7 +293,7 @@ def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> 
     from slicewise.passes.place import place
     from slicewise.passes.split import records
 
-    slices, edges = place(work.graph, found, work.target, settings, rule=work.rule)
+    slices, edges = place(work.crossing, found, work.target, settings, rule=work.rule)
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
         source=f"op times {work.times.source}",
@@ -329,7 +342,11 @@ def _with_peaks(plan: Plan, peaks: Mapping[str, int]) -> Plan:
 
 
 def _fitting(
-    captured: Captured, program: ExportedProgram, limits: Limits, overheads: Overheads
+    captured: Captured,
+    program: ExportedProgram,
+    limits: Limits,
+    overheads: Overheads,
+    rule: TransportRule,
 ) -> tuple[ExportedProgram, tuple[Split, ...]]:
     """The program with every op that is too large for a slice in pieces, and which those are.
 
@@ -337,13 +354,14 @@ def _fitting(
     """
     from slicewise.analyse import analyse
     from slicewise.passes.split import split_oversized
+    from slicewise.passes.wire import on_wire
     from slicewise.rewrite import apply_splits
 
     try:
         graph, _ = analyse(program, name=captured.name, aliases={}, dim_names=captured.dim_names)
     except CaptureError:
         return program, ()  # the conversion or the analysis after it will say it better
-    splits = split_oversized(graph, limits, overheads)
+    splits = split_oversized(on_wire(graph, rule), limits, overheads)
     return apply_splits(program, splits), splits
 
 

@@ -82,6 +82,8 @@ def _limits(
 )
 @click.option("--goal-latency-ms", type=float, help="Expected latency at most this.")
 @click.option("--goal-cost", type=float, help="US dollars per million requests at most this.")
+@click.option("--wire-dtype", help="Between slices float32 travels as this type: float16.")
+@click.option("--compress", is_flag=True, help="Compress what travels between slices and shrinks.")
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -94,6 +96,8 @@ def compile_command(
     weight_mb: float | None,
     max_slices: int | None,
     transports: tuple[str, ...],
+    wire_dtype: str | None,
+    compress: bool,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -132,6 +136,8 @@ def compile_command(
             profile=profile,
             dynamic_shapes=dynamic,
             transports=transports or None,
+            wire_dtype=wire_dtype,
+            compress=compress,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,

@@ -20,7 +20,15 @@ from slicewise.inputs import check_inputs
 from slicewise.plan import Plan
 from slicewise.structure import bind, build, leaves
 from slicewise.target import Endpoint, Target
-from slicewise.verify import Difference, Runner, compare, largest_input, second_input
+from slicewise.verify import (
+    Difference,
+    Runner,
+    check,
+    compare,
+    largest_input,
+    second_input,
+    wire_notes,
+)
 
 if TYPE_CHECKING:
     from slicewise.capture import Captured
@@ -62,12 +70,23 @@ class Compiled:
 
         On the example input and on a second one of other values (and sizes, where dynamic).
         """
-        example = self._example()
-        other = second_input(self.plan, example)
-        dtypes = {tensor.dtype for tensor in self.graph.tensors}
-        return compare(
-            self.plan, self._runner(), self._original, [example, other], tolerance, dtypes
-        )
+        return self._compared(self._runner(), tolerance)
+
+    def verified(self, *, tolerance: float | None = None) -> Compiled:
+        """With notes of what `verify` found. Raises `VerificationError` if it differs too much.
+
+        What tensors lose on their way must not hide what slices compute wrongly: where they lose
+        anything, the slices are compared without that first, at the tolerance of the model's own types.
+        """
+        rule = self.plan.transport_rule
+        if rule.wire_dtype is not None:
+            plan = replace(self.plan, transport_rule=replace(rule, wire_dtype=None))
+            check(replace(self, plan=plan).verify(tolerance=tolerance))
+        runner = self._runner()
+        differences = self._compared(runner, tolerance)
+        check(differences)
+        found = wire_notes(self.plan, differences, runner.unrounded)
+        return replace(self, notes=(*self.notes, *found))
 
     def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
         """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
@@ -111,7 +130,18 @@ class Compiled:
         return example_arrays(self.plan.input_structure, self._captured)
 
     def _runner(self) -> Runner:
-        return Runner(self.plan, Path(self._workspace.name))
+        target, rule = self.target, self.plan.transport_rule
+
+        def deliver(array: np.ndarray, dtype: str) -> tuple[np.ndarray, str]:
+            return target.delivered(array, dtype, rule)
+
+        return Runner(self.plan, Path(self._workspace.name), deliver)
+
+    def _compared(self, runner: Runner, tolerance: float | None) -> tuple[Difference, ...]:
+        example = self._example()
+        other = second_input(self.plan, example)
+        dtypes = {tensor.dtype for tensor in self.graph.tensors}
+        return compare(self.plan, runner, self._original, [example, other], tolerance, dtypes)
 
     def _original(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The original model's outputs, by output name."""

@@ -98,10 +98,16 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportRule:
-    """What holds for every message: the transports allowed, and the bytes of JSON that it may have."""
+    """What holds for every message: the transports allowed, and the bytes of JSON that it may have.
+
+    Of tensors that go only between slices, float32 travels as `wire_dtype` ("float16"), and what
+    shrinks by it is compressed ("zlib"). None: they travel as they are.
+    """
 
     transports: tuple[str, ...]
     payload_bytes: int
+    wire_dtype: str | None = None
+    compression: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +131,9 @@ class Slice:
 class Edge:
     """One tensor from its producing slice to one consumer; `@input` and `@output` are the caller.
 
-    `bytes` and `transport` hold for the example's sizes. At run time the actual size decides by
-    `choices`: in order of size, the transport for a tensor of up to so many raw bytes (None: of any
-    size). All edges of one tensor have the same, because it is sent once.
+    `bytes` (as they travel, before compression) and `transport` hold for the example's sizes. At run
+    time the actual size decides by `choices`: in order of size, the transport for a tensor of up to so
+    many raw bytes (None: of any size). All edges of one tensor have the same, because it is sent once.
     """
 
     tensor: str
@@ -195,6 +201,12 @@ class Plan:
     def cross_slice_bytes(self) -> int:
         """Sum of bytes over the edges whose producer and consumer are both slices."""
         return sum(edge.bytes for edge in self.edges if edge.crosses)
+
+    @property
+    def internal(self) -> frozenset[str]:
+        """Tensors that go only between slices; no caller sends or receives them."""
+        callers = {edge.tensor for edge in self.edges if not edge.crosses}
+        return frozenset(edge.tensor for edge in self.edges) - callers
 
     @property
     def stages(self) -> tuple[tuple[Slice, ...], ...]:

@@ -132,7 +132,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
             edge.transport,
             style=None if any(e.crosses for e in sent) else "dim",
         )
-    why = "Transports. " + "; ".join(rules) + "."
+    why = "Transports. " + "; ".join(rules) + "." + _packing(plan)
 
     verdict = _verdict(plan)
     return [
@@ -190,6 +190,16 @@ def _rule(sent: list[Edge]) -> str:
         return f"{edge.transport}: {edge.reason.split(', ', 1)[-1]}"
     sizes = [f"{name} up to {most:,} bytes" if most else name for name, most in edge.choices]
     return ", ".join(sizes) + " above"
+
+
+def _packing(plan: Plan) -> str:
+    """What is done to tensors that go only between slices, if anything."""
+    rule, told = plan.transport_rule, []
+    if rule.wire_dtype:
+        told.append(f"float32 travels as {rule.wire_dtype}, which its bytes count")
+    if rule.compression:
+        told.append(f"{rule.compression} compresses what shrinks by it, which bytes do not count")
+    return f" Between slices {'; '.join(told)}." if told else ""
 
 
 def _split_line(split: SplitRecord) -> str:

@@ -124,8 +124,19 @@ class Target(Protocol):
         """The user's limits completed by the platform's. Raises `LimitsError`."""
         ...
 
-    def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
+    def transport_rule(
+        self,
+        limits: Limits,
+        transports: tuple[str, ...] | None,
+        *,
+        wire_dtype: str | None = None,
+        compress: bool = False,
+    ) -> TransportRule:
         """The rule for the allowed transports (None: all). Raises `LimitsError`."""
+        ...
+
+    def delivered(self, array: Any, dtype: str, rule: TransportRule) -> tuple[Any, str]:
+        """What the readers have of a numpy array between slices, and the type it travels as."""
         ...
 
     def cost_model(self, limits: Limits) -> CostModel:

@@ -17,6 +17,7 @@ from slicewise.target import Chosen, Sent
 from .costs import cost_model
 from .profile import MB, Profile, default_profile, read_profile
 from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
+from .runtime.wire import WIRE_DTYPES, from_bytes, pack
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
@@ -81,7 +82,14 @@ class LambdaTarget:
             payload_bytes=given.payload_bytes or profile.limits.payload_bytes_max,
         )
 
-    def transport_rule(self, limits: Limits, transports: tuple[str, ...] | None) -> TransportRule:
+    def transport_rule(
+        self,
+        limits: Limits,
+        transports: tuple[str, ...] | None,
+        *,
+        wire_dtype: str | None = None,
+        compress: bool = False,
+    ) -> TransportRule:
         """The transports that the user allows, else payload and S3."""
         allowed = tuple(transports) if transports is not None else DEFAULT_TRANSPORTS
         unknown = [name for name in allowed if name not in TRANSPORTS]
@@ -90,7 +98,23 @@ class LambdaTarget:
                 f"transports={transports!r}: choose one or more of {', '.join(TRANSPORTS)}."
             )
         assert limits.payload_bytes is not None
-        return TransportRule(transports=allowed, payload_bytes=limits.payload_bytes)
+        if wire_dtype is not None and wire_dtype not in WIRE_DTYPES:
+            raise LimitsError(
+                f"wire_dtype={wire_dtype!r}: float32 travels as it is (None) or as one of "
+                f"{', '.join(WIRE_DTYPES)}."
+            )
+        return TransportRule(
+            transports=allowed,
+            payload_bytes=limits.payload_bytes,
+            wire_dtype=wire_dtype,
+            compression="zlib" if compress else None,
+        )
+
+    def delivered(self, array: Any, dtype: str, rule: TransportRule) -> tuple[Any, str]:
+        """What `wire.unpack` makes of it; compression loses nothing."""
+        raw, packed = pack(array, dtype, rule.wire_dtype)
+        record = {"dtype": dtype, "shape": array.shape, **packed}
+        return from_bytes(raw, record), packed.get("wire_dtype", dtype)
 
     def cost_model(self, limits: Limits) -> CostModel:
         """What the profile says of times and prices."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -68,3 +69,26 @@ def test_the_manifest_is_plain_data(plan: Plan) -> None:
 
     assert json.loads(json.dumps(manifest)) == manifest
     assert manifest["id"] == render(plan).plan_id
+
+
+def test_handlers_say_what_is_packed(plan: Plan) -> None:
+    rule = replace(plan.transport_rule, wire_dtype="float16", compression="zlib")
+    packed = render(replace(plan, transport_rule=rule)).slices
+
+    assert not any(
+        "float16" in source or "zlib" in source for source in render(plan).slices.values()
+    )
+    assert plan.internal
+    for edge in plan.edges:
+        words = f"{edge.transport} as float16 and zlib"
+        for name in {edge.producer, edge.consumer} & packed.keys():
+            assert "wire_dtype='float16'" in packed[name]
+            assert "compression='zlib'" in packed[name]
+            (above,) = [
+                before
+                for before, line in pairwise(packed[name].splitlines())
+                if line.strip().startswith(f"Edge({edge.tensor!r}, ")
+                and ("->" in before)
+                and (edge.producer in before.split("->")[0]) == (edge.consumer == name)
+            ]
+            assert (words in above) == (edge.tensor in plan.internal and edge.dtype == "float32")

@@ -88,6 +88,20 @@ def test_compile_then_inspect(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert plan.transport_rule.transports == ("payload",)
 
 
+def test_what_travels_smaller_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = call(
+        capsys, "compile", "factories.py:model", "-o", "bundle", "--weight-mb", "0.0001",
+        "--wire-dtype", "float16", "--compress",
+    )  # fmt: skip
+
+    assert code == 0
+    assert "note: float32 travels as float16 between slices: output differs" in err
+    assert "16 bytes cross between slices" in out
+    assert "float16" in out
+    rule = slicewise.load("bundle").plan.transport_rule
+    assert (rule.wire_dtype, rule.compression) == ("float16", "zlib")
+
+
 def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "compile", "factories:model", "-o", "bundle", "--json")
 
@@ -106,6 +120,7 @@ def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["compile", "factories:model", "-o", "b", "--target", "moon"], "known targets: lambda"),
         (["compile", "factories:model", "-o", "b", "--transport", "ftp"], "payload, s3"),
         (["compile", "factories:model", "-o", "b", "--weight-mb", "0.00001"], "weight"),
+        (["compile", "factories:model", "-o", "b", "--wire-dtype", "int8"], "one of float16"),
         (["inspect", "nowhere"], "holds no plan.json"),
         (["serve", "nowhere"], "holds no plan.json"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from tiny import tiny_model
 from torch import nn
 
 import slicewise
-from slicewise import VerificationError
+from slicewise import Compiled, VerificationError
 from slicewise.plan import Dim, Plan, TensorSpec
 from slicewise.verify import Difference, check, difference, second_input
 
@@ -174,3 +175,77 @@ def test_a_dimension_at_its_bound_shrinks(compiled: slicewise.Compiled) -> None:
         plan = plan_with(spec("x", "float32", "n"), dims=(dim,), base=compiled.plan)
 
         assert second_input(plan, {"x": np.ones(4, f32)})["x"].shape == (expected,)
+
+
+class Chained(nn.Module):
+    """Two layers of one slice each; `scale` is how large the tensor between them is."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64, bias=False)
+        for parameter in self.first.parameters():
+            parameter.data *= scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.second(self.first(x))
+        return y
+
+
+def in_two(scale: float = 1.0, **options: Any) -> slicewise.Compiled:
+    limits = slicewise.Limits(weight_bytes=17_000)
+    return slicewise.compile(
+        Chained(scale).eval(), (torch.randn(8, 64),), limits=limits, wire_dtype="float16", **options
+    )
+
+
+def test_what_float16_loses_between_slices_is_in_the_difference() -> None:
+    compiled = in_two(compress=True)
+    x = torch.randn(8, 64)
+    with torch.no_grad():
+        expected = Chained().eval()(x)
+
+    (found,) = compiled.verify()
+
+    assert compiled.plan.cross_slice_bytes == 8 * 64 * 2
+    assert 1e-5 < found.relative < 1e-3
+    assert found.tolerance == 5e-3
+    assert 1e-5 < (compiled.run(x) - expected).abs().max() < 1e-3
+    (note,) = compiled.notes
+    assert f"output differs from the model's by {found.relative:.1e}" in note
+    assert "float32 travels as float16, which its bytes count; zlib" in " ".join(
+        str(compiled.plan).split()
+    )
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e-6])
+def test_what_float16_does_not_hold_arrives_unchanged_and_is_told(scale: float) -> None:
+    compiled = in_two(scale)
+
+    (found,) = compiled.verify()
+
+    assert found.relative < 1e-5
+    assert "float16 does not hold the values of linear (largest" in compiled.notes[1]
+
+
+def test_the_tolerance_of_the_wire_does_not_hide_a_wrong_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The slices differ by less than float16 may, and by more than float32 may."""
+    original = Compiled._original
+
+    def off(self: Compiled, feeds: Any) -> dict[str, np.ndarray]:
+        return {name: array * f32(1.0005) for name, array in original(self, feeds).items()}
+
+    monkeypatch.setattr(Compiled, "_original", off)
+    with pytest.raises(VerificationError, match="allowed 1e-04 relative"):
+        in_two()
+
+
+def test_a_whole_number_has_no_tolerance_whatever_travels() -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x.argmax(-1)
+
+    compiled = slicewise.compile(tiny_model(forward), (torch.randn(4, 4),), wire_dtype="float16")
+
+    assert [d.tolerance for d in compiled.verify()] == [0.0]

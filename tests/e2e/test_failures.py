@@ -56,6 +56,31 @@ def test_a_failing_slice_is_named_and_the_next_request_works(
             assert endpoint(x, mask)["narrow"].shape == (2, 8)
 
 
+@pytest.mark.parametrize("slice_is_reached", [True, False])
+def test_a_failed_request_leaves_no_objects(
+    slice_is_reached: bool, wide_model: torch.nn.Module, tmp_path: Path
+) -> None:
+    """Neither those of the slices before, nor those that the failing one has put and never told of."""
+    x, mask = torch.zeros(2, 8), torch.ones(2, dtype=torch.int64)
+    compiled = slicewise.compile(
+        wide_model,
+        (x, mask),
+        limits=slicewise.Limits(weight_bytes=700_000),
+        transports=["s3"],
+        verify=False,
+    )
+    action = "_handler(event, context)\n        " if slice_is_reached else ""
+    source = ONCE.format(action=action + "raise RuntimeError('out of luck')")
+    bundle = broken(compiled.save(tmp_path / "whole"), tmp_path / "bundle", source)
+    endpoint: Any = bundle.serve()
+    with endpoint:
+        s3, (name,) = endpoint.platform.client("s3"), endpoint.buckets.values()
+        with pytest.raises(slicewise.SliceFailure, match="out of luck"):
+            endpoint(x, mask)
+        assert "Contents" not in s3.list_objects_v2(Bucket=name)
+        assert endpoint(x, mask)["narrow"].shape == (2, 8)
+
+
 def test_a_slice_of_another_plan_is_refused(wide_bundle: slicewise.Bundle, tmp_path: Path) -> None:
     bundle = broken(wide_bundle, tmp_path / "bundle", "")
     handler = tmp_path / "bundle" / "functions" / "slice1" / "handler.py"

@@ -27,7 +27,8 @@ class Tower(nn.Module):
         self.head = nn.Linear(256, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(x))
+        found: torch.Tensor = self.head(self.body(x))
+        return found
 
 
 LIMITS = slicewise.Limits(weight_bytes=1_200_000)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -227,3 +228,26 @@ def test_another_profile_makes_another_target(tmp_path: Path) -> None:
     model = own.cost_model(limits)
     (_, most), _ = own.choose_transports(message({"x": 1000}), rule, model)["x"].choices
     assert most is not None and most < 1_000_000  # objects are near: they win early
+
+
+def test_the_type_on_the_wire_is_one_that_the_runtime_knows() -> None:
+    limits = target.resolve_limits(None)
+
+    rule = target.transport_rule(limits, None, wire_dtype="float16", compress=True)
+    assert (rule.wire_dtype, rule.compression) == ("float16", "zlib")
+    rule = target.transport_rule(limits, None)
+    assert (rule.wire_dtype, rule.compression) == (None, None)
+    with pytest.raises(LimitsError, match="wire_dtype='bfloat16': float32 travels as it is"):
+        target.transport_rule(limits, None, wire_dtype="bfloat16")
+
+
+def test_readers_have_what_the_wire_makes_of_a_tensor() -> None:
+    rule = target.transport_rule(target.resolve_limits(None), None, wire_dtype="float16")
+    third = np.full((2, 1), 1 / 3, np.float32)
+
+    found, travelled = target.delivered(third, "float32", rule)
+    assert (travelled, found.dtype, found.shape) == ("float16", np.float32, (2, 1))
+    np.testing.assert_array_equal(found, third.astype(np.float16).astype(np.float32))
+    found, travelled = target.delivered(third * 1e6, "float32", rule)
+    assert travelled == "float32"
+    np.testing.assert_array_equal(found, third * np.float32(1e6))

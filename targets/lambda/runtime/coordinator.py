@@ -5,9 +5,10 @@ stage by stage, hands every tensor on as it came (never decoding or parsing it),
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .transport import object_key, objects_of
 from .wire import Record, decode_inline
 
 Handler = Callable[[Any, Any], bytes]
+_LOG = logging.getLogger(__name__)
 
 
 class SliceError(RuntimeError):
@@ -61,28 +63,42 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         ),
     )
     pool = ThreadPoolExecutor(width) if width > 1 else None
+    tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
 
     def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
         return _invoke(functions, function_of[part["name"]], part, message)
 
+    def call_all(stage: list[dict[str, Any]], messages: list[bytes]) -> list[dict[str, Any]]:
+        """The replies of a stage. All its slices have ended, also when one has failed."""
+        if pool is None or len(stage) == 1:
+            return [call(part, message) for part, message in zip(stage, messages, strict=True)]
+        calls = [pool.submit(call, *pair) for pair in zip(stage, messages, strict=True)]
+        wait(calls)
+        return [done.result() for done in calls]
+
+    def every_object(request_id: str) -> set[Object]:
+        """All objects that a request may have, whether a slice told of them or failed before."""
+        allowed = [name for name in store.transports if name in rule.transports]
+        return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
+
     def handler(event: Any, context: Any) -> bytes:
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
-        kept: set[Object] = set()
+        left: set[Object] = set()  # to delete when the request has ended
         started = time.perf_counter()
         try:
             request_id = request_id_of(event, request_id)
             held.update(check_request(event, plan["inputs"], dims, request_id))
+            left = every_object(request_id)
             trace = []
             for stage in plan["stages"]:
                 messages = []
                 for part in stage:
                     _fit(held, part["inputs"], request_id, choices, rule, store)
-                    tensors = {name: held[name] for name in part["inputs"]}
+                    wanted = {name: held[name] for name in part["inputs"]}
                     head = {"request_id": request_id, "plan": plan["id"]}
-                    messages.append(join(head, "tensors", tensors))
-                run = pool.map if pool is not None and len(stage) > 1 else map
-                for part, body in zip(stage, run(call, stage, messages), strict=True):
+                    messages.append(join(head, "tensors", wanted))
+                for part, body in zip(stage, call_all(stage, messages), strict=True):
                     held.update(body["tensors"])
                     trace.append({"slice": part["name"], "stage": part["stage"], **body["trace"]})
             replied = [spec["tensor"] for spec in plan["outputs"]]
@@ -95,14 +111,17 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             reply = join(answer, "outputs", outputs)
             if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
-            kept.update(objects_of(outputs))
+            left = left.intersection(objects_of(held)).difference(objects_of(outputs))
         except BadRequest as error:
             reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
             reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
             reply = _error(500, request_id, type(error).__name__, str(error))
-        store.delete(place for place in objects_of(held) if place not in kept)
+        try:
+            store.delete(left)
+        except (ClientError, BotoCoreError) as error:  # no reason to keep the caller's answer back
+            _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
         return reply
 
     return handler

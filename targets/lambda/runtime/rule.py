@@ -16,10 +16,15 @@ Choices = Sequence[tuple[str, int | None]]  # (transport, up to so many raw byte
 
 @dataclass(frozen=True)
 class Rule:
-    """What holds for every message: the transports allowed, and the bytes of JSON it may have."""
+    """What holds for every message: the transports allowed, and the bytes of JSON it may have.
+
+    `wire_dtype` and `compression` are for tensors that go only between slices; see `wire.pack`.
+    """
 
     transports: tuple[str, ...]
     payload_bytes: int
+    wire_dtype: str | None = None
+    compression: str | None = None
 
 
 def inline_bytes(raw_bytes: int) -> int:

@@ -27,8 +27,9 @@ Handler = Callable[[Any, Any], bytes]
 
 @dataclass(frozen=True)
 class Edge:
-    """One tensor that a slice receives or sends, as the plan has it: `peer` is the other end,
-    `transport` holds for the example's size and `choices` for any, see `rule.choose`.
+    """One tensor that a slice receives or sends, as the plan has it: `peer` is the other end (all
+    readers of what it sends), `transport` holds for the example's size and `choices` for any, see
+    `rule.choose`.
     """
 
     tensor: str
@@ -112,6 +113,7 @@ def slice_handler(
     wanted = list(dict.fromkeys(edge.tensor for edge in inputs))
     produced = list(dtypes)
     replies = {edge.tensor for edge in outputs if edge.peer == "@output"}
+    internal = {edge.tensor for edge in outputs if "@output" not in edge.peer.split(", ")}
 
     def handler(event: Any, context: Any) -> bytes:  # noqa: ARG001 - Lambda's signature
         request_id = str(event.get("request_id", "")) if isinstance(event, dict) else ""
@@ -123,7 +125,7 @@ def slice_handler(
             results = run_session(session, arrays, produced)
             arrays.clear()
             computed = time.perf_counter()
-            records = send(results, dtypes, request_id, choices, rule, store, replies)
+            records = send(results, dtypes, request_id, choices, rule, store, replies, internal)
             sent = time.perf_counter()
         except Exception as error:
             problem = {

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 # Of each transport that is an object store: the variable with its bucket's name.
 BUCKET_VARIABLES = {"s3": "SLICEWISE_BUCKET", "s3express": "SLICEWISE_EXPRESS_BUCKET"}
 THREADS = 8
 WHOLE_BYTES = 16 * 2**20  # larger objects are got in ranges: one connection has 85 to 90 MB/s
 RANGE_BYTES = 8 * 2**20
+COMPARE_BYTES = 2**20
 
 
 class Object(NamedTuple):
@@ -58,12 +61,20 @@ class Store:
         """The S3 client; threads may share it."""
         return boto3.client("s3", config=store_config())
 
+    @property
+    def transports(self) -> tuple[str, ...]:
+        """The transports whose buckets are known."""
+        return tuple(self._buckets)
+
     def open(self) -> None:
         """Make the client now: that takes long, and a function's init phase is not throttled."""
         _ = self.client
 
     def start_put(self, place: Object, raw: bytes | memoryview) -> Future[None]:
-        """Begin to write an object that must not exist yet; `raw` may not change until it is there."""
+        """Begin to write an object that must not exist yet, or hold the same bytes.
+
+        `raw` may not change until it is there.
+        """
         bucket = self._bucket(place.transport)
         self.open()  # before the threads: boto3 makes one client at a time
         return self._pool.submit(self._put, bucket, place.key, raw)
@@ -96,8 +107,25 @@ class Store:
                 )
 
     def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> None:
-        # boto3 takes bytes only.
-        self.client.put_object(Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*")
+        try:
+            # boto3 takes bytes only.
+            self.client.put_object(Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*")
+        except ClientError as error:
+            # When the answer to a put is lost, boto repeats it and meets the object of the first one.
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status != 412 or not self._holds(bucket, key, memoryview(raw)):
+                raise
+
+    def _holds(self, bucket: str, key: str, raw: memoryview) -> bool:
+        """Whether the object's bytes are these. It is read, in pieces: an ETag is a checksum neither in
+        directory buckets nor under a KMS key.
+        """
+        found = self.client.get_object(Bucket=bucket, Key=key)
+        with closing(found["Body"]) as body:
+            return found["ContentLength"] == len(raw) and all(
+                body.read(COMPARE_BYTES) == raw[start : start + COMPARE_BYTES]
+                for start in range(0, len(raw), COMPARE_BYTES)
+            )
 
     def _get(self, bucket: str, key: str, **options: str) -> bytes:
         data: bytes = self.client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()

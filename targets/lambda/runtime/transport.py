@@ -1,7 +1,7 @@
 """Transports: how a tensor leaves one function and arrives in the next.
 
 `payload` puts it into the message; `s3` and `s3express` put it into an object whose key starts with the
-request's id. The plan chose by the example's sizes; here the same rule decides by the actual ones.
+request's id. The plan chose by the example's sizes; here the same rule decides by the actual bytes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import numpy as np
 from .rule import Choices, Rule, choose
 from .store import BUCKET_VARIABLES, Object, Store, finish
 from .wire import (
-    ITEM_BYTES,
     Record,
     WireError,
     check_bytes,
     check_record,
     decode_inline,
     describe,
-    from_bytes,
     inline,
-    to_bytes,
+    pack,
+    unpack,
 )
 
 
@@ -40,11 +39,18 @@ def send(
     rule: Rule,
     store: Store,
     inline_first: Container[str] = (),
+    internal: Container[str] = (),
 ) -> dict[str, Record]:
-    """Records of the tensors; those that go by an object store are there when this returns."""
-    sizes = {name: array.size * ITEM_BYTES[dtypes[name]] for name, array in arrays.items()}
+    """Records of the tensors; those that go by an object store are there when this returns.
+
+    `internal`: tensors that only slices see, for which the rule's `wire_dtype` and `compression` hold.
+    """
+    raws, packed = {}, {}
+    for name, array in arrays.items():
+        packing = (rule.wire_dtype, rule.compression) if name in internal else ()
+        raws[name], packed[name] = pack(array, dtypes[name], *packing)
+    sizes = {name: len(raw) for name, raw in raws.items()}
     chosen = choose(sizes, choices, rule, inline_first)
-    raws = {name: to_bytes(array, dtypes[name]) for name, array in arrays.items()}
     # All uploads run while the rest is encoded and the checksums are taken.
     puts = [
         store.start_put(Object(way, object_key(request_id, name)), raws[name])
@@ -53,7 +59,7 @@ def send(
     ]
     records = {}
     for name, array in arrays.items():
-        record = describe(array, raws[name], dtypes[name])
+        record = describe(array, raws[name], dtypes[name], packed[name])
         if chosen[name] == "payload":
             records[name] = inline(record, raws[name])
         else:
@@ -78,7 +84,7 @@ def receive(records: dict[str, Any], request_id: str, store: Store) -> dict[str,
         record = records.pop(name)
         raw = gets.pop(name)() if name in gets else decode_inline(name, record)
         check_bytes(name, record, raw)
-        arrays[name] = from_bytes(raw, record)
+        arrays[name] = unpack(name, record, raw)
     return arrays
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botocore.exceptions import ClientError
 
 coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
@@ -26,7 +29,7 @@ PLAN = {
     "dims": [],
     "rule": {"transports": ["payload", "s3"], "payload_bytes": 6_000},
     "planned_transports": ["payload", "s3"],
-    "choices": {"middle": [["payload", 4000], ["s3", None]]},
+    "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
     "functions": {"a": "f-a", "b": "f-b"},
     "timeout_s": 60,
     "stages": [
@@ -50,28 +53,29 @@ def reply(trace: Any = None, **tensors: Any) -> bytes:
 class Fakes:
     """Lambda and S3 clients that answer by function and keep what they were sent."""
 
-    def __init__(self, **answers: bytes) -> None:
+    def __init__(self, **answers: bytes | Callable[[Fakes], bytes]) -> None:
         self.answers = answers
         self.sent: dict[str, bytes] = {}
         self.objects: dict[str, bytes] = {}
 
     def invoke(self, FunctionName: str, Payload: bytes) -> dict[str, Any]:  # noqa: N803
         self.sent[FunctionName] = Payload
-        return {"Payload": io.BytesIO(self.answers[FunctionName.removeprefix("f-")])}
+        answer = self.answers[FunctionName.removeprefix("f-")]
+        return {"Payload": io.BytesIO(answer if isinstance(answer, bytes) else answer(self))}
 
     def put_object(self, *, Key: str, Body: bytes, **_: Any) -> None:  # noqa: N803
         self.objects[Key] = Body
 
     def delete_objects(self, *, Delete: dict[str, Any], **_: Any) -> None:  # noqa: N803
         for entry in Delete["Objects"]:
-            del self.objects[entry["Key"]]
+            self.objects.pop(entry["Key"], None)
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    def answer(fakes: Fakes, **event: Any) -> Any:
+    def answer(fakes: Fakes, plan: dict[str, Any] = PLAN, **event: Any) -> Any:
         manifest = tmp_path / "manifest.json"
-        manifest.write_text(json.dumps(PLAN))
+        manifest.write_text(json.dumps(plan))
         monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
         monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
         handler = coordinator.coordinator_handler(manifest=manifest)
@@ -139,3 +143,73 @@ def test_a_trace_never_makes_a_reply_too_large(run: Callable[..., Any]) -> None:
 
     assert run(fakes, trace=True)["trace"] == {}
     assert run(Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST)), trace=True)["trace"]["slices"]
+
+
+FAILED = json.dumps({"error": {"type": "WireError", "message": "no"}}).encode()
+
+
+def puts_and_fails(fakes: Fakes) -> bytes:
+    """As a slice does whose second upload fails: the reply names no object."""
+    fakes.objects[f"requests/{ID}/last"] = b""
+    return FAILED
+
+
+def test_nothing_is_left_of_a_slice_that_fails_after_its_uploads(run: Callable[..., Any]) -> None:
+    """Neither what it put, nor what others have put before; another request's stays."""
+    large = record(np.arange(4000, dtype=np.float32))
+    fakes = Fakes(a=reply(middle=large), b=puts_and_fails)
+    fakes.objects["requests/another-one/last"] = b""
+
+    found = run(fakes)
+
+    assert (found["status"], found["error"]["slice"]) == (502, "b")
+    assert list(fakes.objects) == ["requests/another-one/last"]
+
+
+def test_nothing_is_left_of_a_slice_that_ends_after_another_has_failed(
+    run: Callable[..., Any],
+) -> None:
+    first_failed, ended = threading.Event(), threading.Event()
+
+    def slow(fakes: Fakes) -> bytes:
+        assert first_failed.wait(5)
+        time.sleep(0.05)
+        fakes.objects[f"requests/{ID}/middle"] = b""
+        ended.set()
+        return reply(middle={**MIDDLE, "s3": f"requests/{ID}/middle"})
+
+    def failing(_: Fakes) -> bytes:
+        first_failed.set()
+        return FAILED
+
+    stage = [{"name": "a", "stage": 0, "inputs": ["x"]}, {"name": "b", "stage": 0, "inputs": ["x"]}]
+    fakes = Fakes(a=failing, b=slow)
+
+    found = run(fakes, {**PLAN, "stages": [stage]})
+
+    assert found["error"]["slice"] == "a"
+    assert ended.is_set()
+    assert fakes.objects == {}
+
+
+def test_what_a_refused_request_names_is_left_alone(run: Callable[..., Any]) -> None:
+    fakes = Fakes()
+    fakes.objects[f"requests/{ID}/x"] = b""
+
+    assert run(fakes, inputs={"x": {"data": "?"}})["status"] == 400
+    assert len(fakes.objects) == 1
+
+
+def test_an_answer_is_given_though_its_objects_cannot_be_deleted(
+    run: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Keeping(Fakes):
+        def delete_objects(self, **_: Any) -> None:
+            raise ClientError({"Error": {"Code": "SlowDown"}}, "DeleteObjects")
+
+    large = record(np.arange(4000, dtype=np.float32))
+
+    found = run(Keeping(a=reply(middle=large), b=reply(last=LAST)))
+
+    assert found["status"] == 200
+    assert f"request {ID} leaves objects in the bucket" in caplog.text

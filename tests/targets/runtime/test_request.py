@@ -115,6 +115,8 @@ def test_fields_are_checked_by_name(event: Any, field: str, text: str) -> None:
         ("ids", None, "a tensor is a JSON object"),
         ("ids", [[1, 2, 3]], "a tensor is a JSON object"),
         ("ids", {"data": [[1, 2, 3]] * 2, "type": "int64"}, "unknown field 'type'"),
+        ("ids", {"data": [[1, 2, 3]] * 2, "wire_dtype": "float16"}, "unknown field 'wire_dtype'"),
+        ("ids", {"data": [[1, 2, 3]] * 2, "compression": "zlib"}, "unknown field 'compression'"),
         ("ids", {}, "dtype None"),
         ("ids", {**GOOD["ids"], "dtype": "int32"}, "dtype is 'int32'"),
         ("ids", encoded(np.zeros((2, 3), np.int32)), "dtype is 'int32', the model takes int64"),

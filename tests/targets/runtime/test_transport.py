@@ -92,8 +92,39 @@ def test_a_truncated_object_is_noticed(store: Any) -> None:
 def test_an_object_is_never_overwritten(store: Any) -> None:
     transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
+    for other in (ARRAYS["large"] + 1, ARRAYS["large"][:3]):
+        with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+            transport.send({"large": other}, DTYPES, ID, CHOICES, RULE, store)
+
+    found = store.client.get_object(Bucket="bucket", Key=f"requests/{ID}/large")["Body"].read()
+    assert found == ARRAYS["large"].tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 1, store_module.COMPARE_BYTES * 2 + 1])
+def test_a_put_that_boto_repeats_meets_its_own_object(store: Any, size: int) -> None:
+    """The first attempt succeeds and its answer is lost."""
+    statuses = []
+
+    def lost_once(response: Any, attempts: int, **_: Any) -> int | None:
+        statuses.append(response[0].status_code)
+        return 0 if attempts == 1 else None
+
+    store.client.meta.events.register("needs-retry.s3.PutObject", lost_once)
+    raw = np.random.default_rng(0).bytes(size)
+
+    store.start_put(store_module.Object("s3", "key"), raw).result()
+
+    assert statuses == [200, 412]
+    assert store.client.get_object(Bucket="bucket", Key="key")["Body"].read() == raw
+
+
+def test_the_last_byte_of_an_object_counts(store: Any) -> None:
+    raw = np.random.default_rng(0).bytes(store_module.COMPARE_BYTES + 1)
+    place = store_module.Object("s3", "key")
+    store.start_put(place, raw).result()
+
     with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
-        transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+        store.start_put(place, raw[:-1] + bytes([raw[-1] ^ 1])).result()
 
 
 def test_a_missing_bucket_setting_is_named() -> None:
@@ -113,7 +144,7 @@ def test_more_keys_than_one_call_takes_are_deleted(store: Any) -> None:
 
 
 def test_every_upload_is_over_when_one_has_failed(store: Any) -> None:
-    transport.send({"half": ARRAYS["half"]}, DTYPES, ID, CHOICES, RULE, store)
+    transport.send({"half": ARRAYS["half"] + 1}, DTYPES, ID, CHOICES, RULE, store)
 
     with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
         transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
@@ -152,4 +183,42 @@ def test_two_places_for_one_tensor_are_refused(store: Any) -> None:
     records["large"]["s3express"] = records["large"]["s3"]
 
     with pytest.raises(wire.WireError, match="is not one of this request"):
+        transport.receive(records, ID, store)
+
+
+def test_the_transport_is_chosen_by_the_bytes_that_travel(store: Any) -> None:
+    """1,600 bytes are 800 as float16, and zeros are next to nothing; replies travel as they are."""
+    values = dict.fromkeys(("rounded", "reply"), ARRAYS["large"]) | {"zeros": ARRAYS["large"] * 0}
+    dtypes = dict.fromkeys(values, "float32")
+    choices = {
+        "rounded": (("payload", 800), ("s3", None)),
+        "reply": (("payload", 1599), ("s3", None)),
+    }
+    choices["zeros"] = (("payload", 100), ("s3", None))
+    packing = rule.Rule(("payload", "s3"), 100_000, "float16", "zlib")
+
+    records = transport.send(
+        values, dtypes, ID, choices, packing, store, internal={"rounded", "zeros"}
+    )
+
+    inline = {name for name, record in records.items() if "data" in record}
+    assert inline == {"rounded", "zeros"}
+    assert not {"wire_dtype", "compression"} & records["reply"].keys()
+    assert records["rounded"]["wire_dtype"] == records["zeros"]["wire_dtype"] == "float16"
+    assert records["zeros"]["compression"] == "zlib"
+    back = transport.receive(records, ID, store)
+    np.testing.assert_allclose(back["rounded"], values["rounded"], rtol=0, atol=2**-11)
+    for name in ("zeros", "reply"):
+        np.testing.assert_array_equal(back[name], values[name])
+
+
+def test_objects_hold_what_travels(store: Any) -> None:
+    packing = rule.Rule(("s3",), 100_000, "float16", "zlib")
+    records = transport.send({"x": ARRAYS["half"]}, {"x": "float32"}, ID, {}, packing, store,
+                             internal={"x"})  # fmt: skip
+    raw = store.client.get_object(Bucket="bucket", Key=records["x"]["s3"])["Body"].read()
+
+    assert len(raw) == records["x"]["bytes"] < 800
+    store.client.put_object(Bucket="bucket", Key=records["x"]["s3"], Body=raw[:-1] + b"?")
+    with pytest.raises(wire.WireError, match="x: the checksum differs"):
         transport.receive(records, ID, store)

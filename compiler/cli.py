@@ -1,4 +1,7 @@
-"""The command line: compile, inspect, run, serve, calibrate. Exit codes: 0 ok, 1 refused or failed, 2 usage."""
+"""The command line: compile, inspect, run, serve, calibrate.
+
+Exit codes: 0 ok, 1 refused or failed, 2 usage.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """`calibrate`: measures a platform with small probe functions and writes its profile.
 
-    calibrate_site, calibrate_aws   a platform with the probes on it
-    calibrate_measure               -> rows of times (calibrate_probe is what runs in the functions)
-    calibrate_fit                   -> the numbers of the cost model that explain them
-    calibrate_report, _plot         -> profile.toml, tables, a picture
+calibrate_site, calibrate_aws     a platform with the probes on it
+calibrate_measure, calibrate_cold -> rows of times (calibrate_probe runs in the functions)
+calibrate_fit                     -> the numbers of the cost model that explain them
+calibrate_report, calibrate_plot  -> profile.toml, tables, a picture
 """
 
 from __future__ import annotations
@@ -55,15 +55,16 @@ def calibrate(
     numbers = entries(found, profile, site.architecture)
     measured = _measured(site)
     output.write_text(
-        profile_text(
-            numbers, measured=measured, architecture=site.architecture, region=site.region
-        )
+        profile_text(numbers, measured=measured, architecture=site.architecture, region=site.region)
     )
     calibrated = read_profile(output)
     points = one_step(rows)
     if plot:
         write_plot(plot, calibrated, points, title=measured)
-    return report_text(numbers, found, calibrated, list(points))
+    text = report_text(numbers, found, calibrated, list(points))
+    if site.region is None and os.getloadavg()[0] > (os.cpu_count() or 1):
+        text += f"\nThis machine was busy ({_load()}): times of CPU and waits are too long.\n"
+    return text
 
 
 def _site(where: str, profile: Profile, **options: Any) -> AbstractContextManager[Site]:
@@ -79,8 +80,12 @@ def _site(where: str, profile: Profile, **options: Any) -> AbstractContextManage
 def _measured(site: Site) -> str:
     """When, where and on what."""
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    load = f", load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs" if site.region is None else ""
+    load = f", {_load()}" if site.region is None else ""
     return (
         f"{when}, {site.name}, emulated network {site.network}, "
         f"slicewise {version('slicewise')}{load}"
     )
+
+
+def _load() -> str:
+    return f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"

@@ -143,9 +143,7 @@ def _publish_layer(
         Content={"S3Bucket": bucket, "S3Key": f"{name}/layer.zip"},
         CompatibleRuntimes=[_python()],
     )
-    stack.callback(
-        lambdas.delete_layer_version, LayerName=name, VersionNumber=published["Version"]
-    )
+    stack.callback(lambdas.delete_layer_version, LayerName=name, VersionNumber=published["Version"])
     return str(published["LayerVersionArn"])
 
 

@@ -10,8 +10,8 @@ smallest size where they were more, and 3 % of it because no platform is so line
 
 Only functions of a full vCPU count. A smaller share comes in periods of 20 ms, and a burst that ends
 within its part of the first one is not slowed down at all: what the model says of small shares is too
-much for short work, by up to one period a burst. An error that is never negative would bend the fit, so those
-rows only check it, and the report says how far it is off there.
+much for short work, by up to one period a burst. An error that always has the same sign would bend the
+fit, so those rows only check it, and the report says how far it is off there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .calibrate_measure import Row
+from .calibrate_rows import Row
 
 RELATIVE = 0.03
 CLOCK_MS = 0.02  # no measurement is surer than that
@@ -38,8 +38,8 @@ P99_COUNT = 100  # measurements below which a 99th percentile is none
 class Number:
     """A number of the profile: `p50` is its value, `p99` is of waits where enough were measured.
 
-    `error` is its standard error, `residual` how far measurements that depend on it lie from the fit (median,
-    as a share), `count` how many those are. `problem` says why it cannot be used.
+    `error` is its standard error, `residual` how far measurements that depend on it lie from the fit
+    (median, as a share), `count` how many those are. `problem` says why it cannot be used.
     """
 
     name: str
@@ -76,7 +76,8 @@ def fit(rows: Sequence[Row]) -> Fit:
         off = np.abs(matrix @ values - medians) * sure
         spread = max(1.0, MAD * float(np.median(off)))
         weights = np.minimum(1.0, HUBER * spread / np.maximum(off, 1e-12))
-    errors = _errors(matrix * (np.sqrt(weights) * sure)[:, None], values > 0) * spread
+    weighted = matrix * (np.sqrt(weights) * sure)[:, None]
+    errors = spread * _errors(weighted, values > 0) / np.linalg.norm(weighted, axis=0)
     predicted = predict @ values
     numbers = {
         name: _number(name, rows, predicted, float(values[i]), float(errors[i]), predict[:, i])
@@ -130,17 +131,20 @@ def _deviation(row: Row) -> float:
 
 
 def _errors(weighted: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Standard errors of the numbers that are not 0; infinite for what the rows cannot tell apart."""
-    errors = np.zeros(weighted.shape[1])
-    part = weighted[:, free]
-    lengths = np.linalg.norm(part, axis=0)
-    _, singular, directions = np.linalg.svd(part / lengths, full_matrices=True)
-    known = np.zeros(len(directions))
-    known[: len(singular)] = singular
-    blind = known <= 1e-8 * known.max(initial=1e-300)
-    spread = (directions[~blind] ** 2 / known[~blind, None] ** 2).sum(axis=0)
-    unknown = (directions[blind] ** 2).sum(axis=0) > 1e-9
-    errors[free] = np.where(unknown, np.inf, np.sqrt(spread) / lengths)
+    """Standard errors of the numbers that are not 0; infinite for what the rows cannot tell apart.
+
+    Those have a part in a direction in which nothing that was measured changes, also when the fit
+    happened to leave one of them at 0.
+    """
+    weighted = weighted / np.linalg.norm(weighted, axis=0)
+    _, singular, directions = np.linalg.svd(weighted, full_matrices=True)
+    seen = int((singular > 1e-8 * singular.max(initial=1e-300)).sum())
+    blind = (directions[seen:] ** 2).sum(axis=0) > 1e-9
+    errors = np.where(blind, np.inf, 0.0)
+    known = free & ~blind
+    errors[known] = np.sqrt(np.diag(np.linalg.pinv(weighted[:, free].T @ weighted[:, free])))[
+        known[free]
+    ]
     return errors
 
 
@@ -158,10 +162,10 @@ def _number(
     telling = [i for i in uses if column[i] * value >= 0.2 * predicted[i]] or uses
     far = [abs(predicted[i] / rows[i].median - 1) for i in telling if rows[i].median > 0]
     problem = ""
-    if value <= 0:
-        problem = "came out as 0 or less"
-    elif math.isinf(error):
+    if math.isinf(error):
         problem = "the measurements cannot tell it from others"
+    elif value <= 0:
+        problem = "came out as 0 or less"
     elif error > 0.5 * value:
         problem = f"too uncertain, {value:.3g} ± {error:.2g}"
     return Number(
@@ -176,24 +180,13 @@ def _number(
 
 
 def _p99(name: str, rows: Sequence[Row], predicted: np.ndarray, value: float) -> float | None:
-    """Of a wait, over the rows of the fewest bytes that contain it whole, on full vCPUs."""
-    waits = [
-        i
-        for i, row in enumerate(rows)
-        if row.is_full and (name, 1.0) in row.terms and name.endswith("_ms")
+    """Of a wait: how far times lie from their row's median, where the wait is most of the time."""
+    samples = [
+        ms - row.median + value
+        for row, total in zip(rows, predicted, strict=True)
+        if row.is_full and row.clock == "wall" and (name, 1.0) in row.terms and value > total / 2
+        for ms in row.ms
     ]
-    waits = [i for i in waits if rows[i].clock == "wall"]
-    if not waits:
+    if len(samples) < P99_COUNT:
         return None
-    fewest = min(rows[i].bytes for i in waits)
-    samples = np.concatenate(
-        [
-            np.array(rows[i].ms) - (predicted[i] - value)
-            for i in waits
-            if rows[i].bytes == fewest
-        ]
-    )
-    if len(samples) < P99_COUNT or np.median(samples) <= 0:
-        return None
-    # The fit knows the median from more measurements than these.
-    return max(value, value * float(np.quantile(samples, 0.99) / np.median(samples)))
+    return max(value, float(np.quantile(samples, 0.99)))

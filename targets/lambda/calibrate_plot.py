@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def write_plot(
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     model = cost_model(_medians(profile), profile.limits.payload_bytes_max)
     model = replace(model, caller_memory_mb=FULL_MB)
@@ -56,37 +57,40 @@ def write_plot(
         sizes = np.geomspace(LEAST_BYTES, most or MOST_BYTES, 200)
         axes.plot(sizes, call + start + slope * sizes, color=COLORS[way], label=f"{way}, fitted")
         axes.plot(*zip(*measured, strict=True), "o", color=COLORS[way], label=f"{way}, measured")
-    for number, way in enumerate(way for way in points if way != "payload"):
-        if "payload" not in points:
-            break
+    for way in points if "payload" in points else ():
+        if way == "payload":
+            continue
         (first, size), *_ = choices(model, ("payload", way), FULL_MB, (FULL_MB,))
         start, slope, most = line(model, model.transport("payload"), FULL_MB, (FULL_MB,))
         if first != "payload" or size is None or size == most:
             continue  # no crossing: one is faster at all sizes that the payload can have
-        at = (size, call + start + slope * size)
-        axes.axvline(size, color=COLORS[way], linestyle=":", linewidth=1)
-        axes.plot(*at, "D", color="black", markersize=6, zorder=5)
+        axes.axvline(size, color=COLORS[way], linestyle=":", linewidth=1.2)
+        axes.plot(size, call + start + slope * size, "D", color="black", markersize=6, zorder=5)
         axes.annotate(
-            f"payload = {way}\nat {_bytes(size)}",
-            at,
-            xytext=(-10, 14 + 6 * number),
+            f"{way} is faster above {_bytes(size)}",
+            (size, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 0),
             textcoords="offset points",
+            rotation=90,
             ha="right",
             va="bottom",
+            fontsize=9,
+            color=COLORS[way],
         )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlim(LEAST_BYTES, MOST_BYTES)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _bytes(size)))
-    for axis in (axes.yaxis,):
-        axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=True, which="major", linewidth=0.4)
     axes.set_xlabel("bytes of the tensor")
     axes.set_ylabel("ms, median")
     axes.set_title(
-        f"One call and one tensor from slice to slice, {FULL_MB} MB each\n{title}", fontsize=10
+        f"One call and one tensor from slice to slice, {FULL_MB:,} MB each\n{fill(title, 100)}",
+        fontsize=9,
     )
     axes.legend(fontsize=9)
     figure.savefig(path, dpi=150)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def probe_handler(*, started: float, directory: Path) -> Handler:
         "bytes": (directory / "model.data").stat().st_size,
     }
     values = np.random.default_rng(0).integers(0, 256, MOST_BYTES, np.uint8)
+    parts["own_ms"] = (time.perf_counter() - started) * 1e3
     ended = time.process_time()
 
     def handler(event: Any, context: Any) -> bytes:  # noqa: ARG001 - Lambda's signature
@@ -118,9 +120,11 @@ def _objects(store: Store, values: np.ndarray, event: Any) -> list[tuple[float, 
         marks.append((time.perf_counter(), time.process_time()))
         receive(records, request_id, store)
         marks.append((time.perf_counter(), time.process_time()))
-        put, get = (
-            tuple((after - before) * 1e3 for before, after in zip(*pair, strict=True))
-            for pair in zip(marks, marks[1:], strict=False)
+        found.append(
+            tuple(
+                (after - before) * 1e3
+                for pair in pairwise(marks)
+                for before, after in zip(*pair, strict=True)
+            )
         )
-        found.append((*put, *get))
     return found

@@ -1,4 +1,4 @@
-"""What `calibrate` writes and prints: the profile as TOML, each number with how it was found, and tables."""
+"""What `calibrate` writes and prints: the profile, each number with how it was found, and tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from slicewise.cost import choices
 
 from .calibrate_fit import P99_COUNT, Fit, Number
-from .calibrate_measure import Row
+from .calibrate_rows import Row
 from .calibrate_site import FULL_MB
 from .costs import cost_model
 from .profile import Profile, Spread
@@ -41,13 +41,17 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One number of the profile as it will be: `text` in TOML, or None where the default stays."""
+    """One number of the profile as it will be: `text` in TOML, or None where the default stays.
+
+    `words` say how good it is, or why there is none; `meaning` is what was measured.
+    """
 
     section: str
     key: str
     text: str | None
     default: str
     words: str
+    meaning: str = ""
 
 
 def entries(fit: Fit, default: Profile, architecture: str) -> tuple[Entry, ...]:
@@ -61,13 +65,18 @@ def entries(fit: Fit, default: Profile, architecture: str) -> tuple[Entry, ...]:
                 old = old[architecture]
                 key = f"{key}.{architecture}"
             number = fit.numbers.get("network.byte_ns" if key == "bytes_s" else name)
-            text, words = None, "not measured"
-            if number and number.problem:
-                words = number.problem
-            elif number:
-                text, words = _measured(key, number, old), _words(name, number, old)
+            text, words = None, number.problem if number else "not measured"
+            if number and not number.problem:
+                text, words = _measured(key, number, old), _words(number, old)
             found.append(
-                Entry(section=section, key=key, text=text, default=_toml(old), words=words)
+                Entry(
+                    section=section,
+                    key=key,
+                    text=text,
+                    default=_toml(old),
+                    words=words,
+                    meaning=MEANINGS.get(name, ""),
+                )
             )
     return tuple(found)
 
@@ -81,15 +90,13 @@ def _measured(key: str, number: Number, old: Any) -> str:
     return _rounded(number.p50)
 
 
-def _words(name: str, number: Number, old: Any) -> str:
-    meaning = MEANINGS.get(name)
-    words = [meaning] if meaning else []
-    words.append(f"± {number.error / number.p50:.0%}")
+def _words(number: Number, old: Any) -> str:
+    words = [f"± {number.error / number.p50:.0%}"]
     if number.residual >= 0.005:
         words.append(f"fit off by {number.residual:.0%}")
     words.append(f"{number.count} times")
     if isinstance(old, Spread) and number.p99 is None:
-        words.append(f"p99 as the default's, for it takes {P99_COUNT}")
+        words.append(f"p99 is the default's part, it takes {P99_COUNT}")
     return ", ".join(words)
 
 
@@ -121,7 +128,8 @@ def profile_text(
         lines += ["", f"[{section}]"]
         for entry in found:
             if entry.section == section and entry.text:
-                lines.append(f"{entry.key} = {entry.text}  # {entry.words}")
+                words = f"{entry.meaning}; {entry.words}" if entry.meaning else entry.words
+                lines.append(f"{entry.key} = {entry.text}  # {words}")
             elif entry.section == section:
                 lines.append(f"# {entry.key} stays {entry.default}: {entry.words}")
     return "\n".join(lines) + "\n"
@@ -151,7 +159,7 @@ def report_text(
     ]
     return "\n".join(
         [
-            _table(("number", "measured", "default", "how"), numbers),
+            _table(("number", "measured", "default", "how good"), numbers),
             "Which transport is the fastest, by bytes of the tensor",
             _table(("functions", "allowed", "transport"), ways),
             "The fit against what was measured (times; a smaller share only checks it)",
@@ -163,7 +171,9 @@ def report_text(
 def _allowed(transports: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     """The default pair, and all when there are more."""
     pair = [way for way in transports if way != "s3express"]
-    return [(", ".join(ways), ways) for ways in ([pair, transports] if pair != transports else [pair])]
+    return [
+        (", ".join(ways), ways) for ways in ([pair, transports] if pair != transports else [pair])
+    ]
 
 
 def _sized(choice: tuple[str, int | None]) -> str:
@@ -198,7 +208,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         table.add_row(*row)
     out = StringIO()
-    Console(file=out, width=110).print(table)
+    Console(file=out, width=120).print(table)
     return out.getvalue()
 
 

@@ -64,7 +64,7 @@ def write_probes(
 ) -> tuple[Function, ...]:
     """One function per memory size, and last the one with weights."""
     own = Path(__file__).parent
-    found = []
+    found: list[Function] = []
     for kind, layers, features in (("plain", 1, 32), ("weights", LOADED_MB // 4, 1024)):
         package = directory / kind
         runtime = package / "probe" / "runtime"
@@ -75,17 +75,17 @@ def write_probes(
         (package / "probe" / "__init__.py").touch()
         (package / "handler.py").write_text(HANDLER)
         write_model(package, layers, features)
-        for memory_mb in memories_mb if kind == "plain" else (FULL_MB,):
-            found.append(
-                Function(
-                    name=f"{name}-{memory_mb if kind == 'plain' else kind}",
-                    package=package,
-                    handler="handler.handler",
-                    memory_mb=memory_mb,
-                    timeout_s=TIMEOUT_S,
-                    environment=environment,
-                )
+        found += [
+            Function(
+                name=f"{name}-{memory_mb if kind == 'plain' else kind}",
+                package=package,
+                handler="handler.handler",
+                memory_mb=memory_mb,
+                timeout_s=TIMEOUT_S,
+                environment=environment,
             )
+            for memory_mb in (memories_mb if kind == "plain" else (FULL_MB,))
+        ]
     return tuple(found)
 
 
@@ -97,12 +97,13 @@ def write_model(package: Path, count: int, features: int) -> None:
     random = np.random.default_rng(0)
     weights = [random.standard_normal((features, features), np.float32) for _ in range(count)]
     nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(count)]
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, features])]
-        for name in ("x0", f"x{count}")
-    ]
-    initial = [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)]
-    graph = helper.make_graph(nodes, "weights", *ends, initializer=initial)
+    graph = helper.make_graph(
+        nodes,
+        "weights",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, [1, features])],
+        [helper.make_tensor_value_info(f"x{count}", TensorProto.FLOAT, [1, features])],
+        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
+    )
     onnx.save_model(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
         package / "model.onnx",

@@ -22,6 +22,7 @@ from .calibrate_fit import fit
 from .calibrate_measure import measure
 from .calibrate_plot import check_plot, write_plot
 from .calibrate_report import entries, one_step, profile_text, report_text
+from .calibrate_rows import paired
 from .calibrate_site import Site, local_site
 from .profile import Profile, read_profile
 
@@ -50,7 +51,7 @@ def calibrate(
             raise TargetError(f"{path} cannot be written: its folder does not exist; make it first")
     with _site(where, profile, **options) as site:
         progress(f"{site.name}, emulated network {site.network}")
-        rows = measure(site, profile, seconds=seconds, progress=progress)
+        rows = paired(measure(site, profile, seconds=seconds, progress=progress))
     found = fit(rows)
     numbers = entries(found, profile, site.architecture)
     measured = _measured(site)

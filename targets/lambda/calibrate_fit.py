@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .calibrate_rows import Row
+from .calibrate_rows import BOTH, Row
 
 RELATIVE = 0.03
 CLOCK_MS = 0.02  # no measurement is surer than that
@@ -68,16 +68,24 @@ def fit(rows: Sequence[Row]) -> Fit:
     full = np.array([row.is_full for row in rows])
     matrix = matrix[full]
     medians = np.array([row.median for row in rows if row.is_full])
-    sure = 1 / np.array([_uncertainty(row, rows) for row in rows if row.is_full])
+    own = np.array([_uncertainty(row, rows) for row in rows if row.is_full])
+    sure = 1 / np.hypot(own, RELATIVE * np.abs(medians))
+    is_cpu = np.array([row.clock == "cpu" for row in rows if row.is_full])
     weights = np.ones(len(medians))
+    spread = np.ones(len(medians))
     for _ in range(ROUNDS):
-        scaled = np.sqrt(weights) * sure
+        scaled = np.sqrt(weights) * sure / spread
         values = nnls(matrix * scaled[:, None], medians * scaled)
+        # Of what was predicted where that is more, or too little would count for less than too much.
+        sure = 1 / np.hypot(own, RELATIVE * np.maximum(matrix @ values, np.abs(medians)))
         off = np.abs(matrix @ values - medians) * sure
-        spread = max(1.0, MAD * float(np.median(off)))
+        # By clock: CPU fits closely, and beside it every misfit of waits would look like an outlier.
+        for clock in (is_cpu, ~is_cpu):
+            if clock.any():
+                spread[clock] = max(1.0, MAD * float(np.median(off[clock])))
         weights = np.minimum(1.0, HUBER * spread / np.maximum(off, 1e-12))
-    weighted = matrix * (np.sqrt(weights) * sure)[:, None]
-    errors = spread * _errors(weighted, values > 0) / np.linalg.norm(weighted, axis=0)
+    weighted = matrix * (np.sqrt(weights) * sure / spread)[:, None]
+    errors = _errors(weighted, values > 0) / np.linalg.norm(weighted, axis=0)
     predicted = predict @ values
     numbers = {
         name: _number(name, rows, predicted, float(values[i]), float(errors[i]), predict[:, i])
@@ -118,12 +126,11 @@ def nnls(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _uncertainty(row: Row, rows: Sequence[Row]) -> float:
-    """Of its median, ms."""
+    """Of its median, ms, by chance."""
     alike = (other for other in rows if (other.what, other.clock) == (row.what, row.clock))
     most = max((other for other in alike if other.is_full), key=lambda other: len(other.ms))
     spread = MAD * max(_deviation(row), _deviation(most))
-    own = MEDIAN_ERROR * spread / math.sqrt(len(row.ms))
-    return math.hypot(own, RELATIVE * abs(row.median), CLOCK_MS)
+    return math.hypot(MEDIAN_ERROR * spread / math.sqrt(len(row.ms)), CLOCK_MS)
 
 
 def _deviation(row: Row) -> float:
@@ -184,7 +191,8 @@ def _p99(name: str, rows: Sequence[Row], predicted: np.ndarray, value: float) ->
     samples = [
         ms - row.median + value
         for row, total in zip(rows, predicted, strict=True)
-        if row.is_full and row.clock == "wall" and (name, 1.0) in row.terms and value > total / 2
+        if row.is_full and row.clock == "wall" and not row.what.endswith(BOTH)
+        if (name, 1.0) in row.terms and value > total / 2
         for ms in row.ms
     ]
     if len(samples) < P99_COUNT:

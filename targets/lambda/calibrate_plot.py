@@ -70,10 +70,11 @@ def write_plot(
             f"{way} is faster above {_bytes(size)}",
             (size, 0.02),
             xycoords=("data", "axes fraction"),
-            xytext=(-3, 0),
+            # The lines may be close to each other: labels on either side of them.
+            xytext=(3 if way == "s3" else -3, 0),
             textcoords="offset points",
             rotation=90,
-            ha="right",
+            ha="left" if way == "s3" else "right",
             va="bottom",
             fontsize=9,
             color=COLORS[way],
@@ -89,7 +90,7 @@ def write_plot(
     axes.set_xlabel("bytes of the tensor")
     axes.set_ylabel("ms, median")
     axes.set_title(
-        f"One call and one tensor from slice to slice, {FULL_MB:,} MB each\n{fill(title, 100)}",
+        f"One call and one tensor from slice to slice, {FULL_MB:,} MB each\n{fill(title, 120)}",
         fontsize=9,
     )
     axes.legend(fontsize=9)

@@ -11,7 +11,7 @@ from typing import Any
 from slicewise.cost import choices
 
 from .calibrate_fit import P99_COUNT, Fit, Number
-from .calibrate_rows import Row
+from .calibrate_rows import BOTH, PAIRS, Row
 from .calibrate_site import FULL_MB
 from .costs import cost_model
 from .profile import Profile, Spread
@@ -214,20 +214,18 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def one_step(rows: Sequence[Row]) -> dict[str, list[tuple[int, float]]]:
     """By transport: (bytes, ms) of what was measured of a tensor's way from a slice to the next with
-    the call that it needs, all on full vCPUs; medians.
+    the call that it needs, all on full vCPUs; medians of `paired` rows.
     """
-    full = {
-        (row.what, row.bytes): row.median for row in rows if row.is_full and row.clock == "wall"
-    }
-    sizes = sorted({size for what, size in full})
-    call = min((size, ms) for (what, size), ms in full.items() if what == "call, request")[1]
+    full = [row for row in rows if row.is_full and row.clock == "wall"]
+    call = min((row.bytes, row.median) for row in full if row.what == PAIRS["payload"][0])[1]
     found: dict[str, list[tuple[int, float]]] = {}
-    for size in sizes:
-        if size > 64 and ("call, reply", size) in full:
-            moved = full["call, request", size] + full["call, reply", size] - call
-            found.setdefault("payload", []).append((size, moved))
-        for way in ("s3", "s3express"):
-            if (f"{way} put", size) in full:
-                moved = call + full[f"{way} put", size] + full[f"{way} get", size]
-                found.setdefault(way, []).append((size, moved))
-    return found
+    for way, pair in PAIRS.items():
+        both = [(row.bytes, row.median) for row in full if row.what == way + BOTH]
+        if way == "payload":
+            found[way] = [(size, ms - call) for size, ms in both]  # two calls, of which one counts
+            continue
+        least = [row for row in full if row.what in pair]
+        if least:
+            both.append((least[0].bytes, sum(row.median for row in least)))
+            found[way] = [(size, call + ms) for size, ms in both]
+    return {way: sorted(each) for way, each in found.items()}

@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from slicewise.errors import TargetError
@@ -64,6 +64,54 @@ class Rows:
                 ms=tuple(ms))
             for (what, clock, size, mb, terms, is_full), ms in self._found.items()
         )  # fmt: skip
+
+
+# Two ways that a tensor always takes both, by transport.
+PAIRS = {
+    "payload": ("call, request", "call, reply"),
+    "s3": ("s3 put", "s3 get"),
+    "s3express": ("s3express put", "s3express get"),
+}
+BOTH = ", both ways"
+
+
+def paired(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows with wall times of both ways added up, but those of a transport's smallest size.
+
+    The profile has one speed for both ways, and a tensor takes both: where they differ (the local
+    platform's S3 writes at a seventh of the speed at which it reads), their sum must be right.
+    """
+    found = list(rows)
+    for transport, pair in PAIRS.items():
+        there, back = (
+            {(row.bytes, row.memory_mb, _shares(row)): row for row in rows
+             if row.what == what and row.clock == "wall"}
+            for what in pair
+        )  # fmt: skip
+        least = min((key[0] for key in there), default=0)
+        for key in there.keys() & back.keys():
+            if key[0] > least:
+                one, two = there[key], back[key]
+                found[found.index(one)] = _sum(transport, one, two)
+                found.remove(two)
+    return tuple(found)
+
+
+def _shares(row: Row) -> tuple[float, ...]:
+    """What tells rows of one memory size apart: which end of the call has it."""
+    return tuple(number for name, number in row.terms if name.endswith("_ms"))
+
+
+def _sum(transport: str, one: Row, two: Row) -> Row:
+    terms = dict(one.terms)
+    for name, number in two.terms:
+        terms[name] = terms.get(name, 0.0) + number
+    return replace(
+        one,
+        what=transport + BOTH,
+        terms=tuple(terms.items()),
+        ms=tuple(first + second for first, second in zip(one.ms, two.ms, strict=False)),
+    )
 
 
 def invoke(site: Site, function: str, event: dict[str, Any]) -> tuple[Any, float | None]:

@@ -132,7 +132,7 @@ def test_a_role_that_is_none_is_refused_and_nothing_is_left(cloud: dict[str, Any
 
 def test_the_probes_are_what_a_bundle_runs(tmp_path: Path) -> None:
     probes = sites.write_probes(tmp_path, "probe", [256, 1769], {"A": "b"})
-    runtime = Path(sites.__file__).parent / "runtime"
+    runtime = Path(str(sites.__file__)).parent / "runtime"
 
     assert [(each.name, each.memory_mb) for each in probes] == [
         ("probe-256", 256),

@@ -15,11 +15,22 @@ rows = importlib.import_module("slicewise.targets.lambda.calibrate_rows")
 
 
 def row(
-    what: str, ms: list[float], *, clock: str = "wall", is_full: bool = True, **terms: float
+    what: str,
+    ms: list[float],
+    terms: dict[str, float],
+    *,
+    clock: str = "wall",
+    is_full: bool = True,
+    size: int = 0,
 ) -> Any:
-    named = tuple((name.replace("__", "."), number) for name, number in terms.items())
     return rows.Row(
-        what=what, clock=clock, bytes=0, memory_mb=1769, terms=named, is_full=is_full, ms=tuple(ms)
+        what=what,
+        clock=clock,
+        bytes=size,
+        memory_mb=1769,
+        terms=tuple(terms.items()),
+        is_full=is_full,
+        ms=tuple(ms),
     )
 
 
@@ -30,10 +41,10 @@ def put_rows(
     found = []
     for mega in (0.01, 0.5, 2.0, 6.0):
         cpu = cpu_ms + cpu_ns * mega
-        terms = {"s3__put_cpu_ms": 1.0, "s3__put_cpu_ns": mega}
+        terms = {"s3.put_cpu_ms": 1.0, "s3.put_cpu_ns": mega}
         times = [wait() + byte_ns * mega + cpu for _ in range(40)]
-        found.append(row("s3 put", times, s3__put_ms=1.0, network__byte_ns=mega, **terms))
-        found.append(row("s3 put", [cpu] * 10, clock="cpu", **terms))
+        found.append(row("s3 put", times, {"s3.put_ms": 1.0, "network.byte_ns": mega, **terms}))
+        found.append(row("s3 put", [cpu] * 10, terms, clock="cpu"))
     return found
 
 
@@ -83,7 +94,7 @@ def test_waits_that_vary_give_their_percentiles() -> None:
 
 def test_outliers_move_little() -> None:
     steady = put_rows(lambda: 63.0)
-    wrong = row("s3 put", [5000.0] * 3, s3__put_ms=1.0, network__byte_ns=2.0)
+    wrong = row("s3 put", [5000.0] * 3, {"s3.put_ms": 1.0, "network.byte_ns": 2.0})
     numbers = fits.fit([*steady, wrong]).numbers
 
     assert numbers["s3.put_ms"].p50 == pytest.approx(63.0, rel=0.03)
@@ -91,7 +102,7 @@ def test_outliers_move_little() -> None:
 
 
 def test_a_small_share_is_predicted_and_not_fitted() -> None:
-    check = row("s3 put", [1.0], is_full=False, s3__put_ms=1.0, s3__put_cpu_ms=4.0)
+    check = row("s3 put", [1.0], {"s3.put_ms": 1.0, "s3.put_cpu_ms": 4.0}, is_full=False)
     fit = fits.fit([*put_rows(lambda: 63.0), check])
 
     assert fit.numbers["s3.put_ms"].p50 == pytest.approx(63.0)
@@ -99,9 +110,9 @@ def test_a_small_share_is_predicted_and_not_fitted() -> None:
 
 
 def test_what_cannot_be_told_says_so() -> None:
-    together = row("one", [10.0], a=1.0, b=1.0)
-    below = row("two", [-1.0, -2.0], c=1.0)
-    noisy = row("three", [1.0, 9.0, 30.0], d=1.0)
+    together = row("one", [10.0], {"a": 1.0, "b": 1.0})
+    below = row("two", [-1.0, -2.0], {"c": 1.0})
+    noisy = row("three", [1.0, 9.0, 30.0], {"d": 1.0})
     numbers = fits.fit([together, below, noisy]).numbers
     problems = {name: number.problem for name, number in numbers.items()}
 
@@ -112,6 +123,47 @@ def test_what_cannot_be_told_says_so() -> None:
 
 
 def test_few_measurements_have_no_99th_percentile() -> None:
-    few = row("s3 put", [60.0, 63.0, 70.0] * 5, s3__put_ms=1.0)
+    few = row("s3 put", [60.0, 63.0, 70.0] * 5, {"s3.put_ms": 1.0})
 
     assert fits.fit([few]).numbers["s3.put_ms"].p99 is None
+
+
+def test_both_ways_are_added_but_those_of_the_smallest_size() -> None:
+    measured = [
+        row("s3 put", [5.0, 6.0], {"s3.put_ms": 1.0, "network.byte_ns": 0.1}, size=100),
+        row("s3 get", [3.0, 4.0], {"s3.get_ms": 1.0, "network.byte_ns": 0.1}, size=100),
+        row("s3 put", [50.0, 70.0], {"s3.put_ms": 1.0, "network.byte_ns": 4.0}, size=4000),
+        row("s3 get", [30.0, 10.0], {"s3.get_ms": 1.0, "network.byte_ns": 4.0}, size=4000),
+        row("s3 put", [9.0], {"s3.put_cpu_ms": 1.0}, clock="cpu", size=4000),
+    ]
+    found = rows.paired(measured)
+    both = row(
+        "s3, both ways",
+        [80.0, 80.0],
+        {"s3.put_ms": 1.0, "network.byte_ns": 8.0, "s3.get_ms": 1.0},
+        size=4000,
+    )
+
+    assert found == (*measured[:2], both, measured[4])
+
+
+def test_calls_of_one_memory_size_at_either_end_are_not_mixed() -> None:
+    def call(way: str, ms: float, caller: float, called: float, size: int) -> Any:
+        terms = {
+            "call.caller_cpu_ms": caller,
+            "call.cpu_ms": called,
+            "network.byte_ns": size * 1e-6,
+        }
+        return row(f"call, {way}", [ms], terms, size=size, is_full=False)
+
+    measured = [
+        call("request", 1.0, 1.0, 4.0, 64),
+        *(call("request", 10.0, *ends, 8000) for ends in ((1.0, 4.0), (4.0, 1.0))),
+        *(call("reply", 20.0, *ends, 8000) for ends in ((1.0, 4.0), (4.0, 1.0))),
+    ]
+    found = [dict(each.terms) for each in rows.paired(measured)[1:]]
+
+    assert [(each["call.caller_cpu_ms"], each["call.cpu_ms"]) for each in found] == [
+        (2.0, 8.0),
+        (8.0, 2.0),
+    ]

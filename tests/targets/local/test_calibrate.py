@@ -13,6 +13,7 @@ import pytest
 calibration = importlib.import_module("slicewise.targets.lambda.calibrate")
 fits = importlib.import_module("slicewise.targets.lambda.calibrate_fit")
 measuring = importlib.import_module("slicewise.targets.lambda.calibrate_measure")
+rows = importlib.import_module("slicewise.targets.lambda.calibrate_rows")
 profiles = importlib.import_module("slicewise.targets.lambda.profile")
 sites = importlib.import_module("slicewise.targets.lambda.calibrate_site")
 DEFAULT = profiles.default_profile()
@@ -34,14 +35,14 @@ def emulated(bytes_s: float, **p50_ms: float) -> Any:
 
 def test_the_emulated_network_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits unlike the default's, so long that this machine's own time is a small part of them."""
-    for name, few in {"SMALL_COUNT": 5, "COUNT": 2, "COLD_ROUNDS": 1}.items():
+    for name, few in {"SMALL_COUNT": 10, "COUNT": 2, "COLD_ROUNDS": 1}.items():
         monkeypatch.setattr(measuring, name, few)
     monkeypatch.setattr(measuring, "OBJECT_BYTES", (8_000, 1_000_000))
     monkeypatch.setattr(measuring, "PAYLOAD_BYTES", (8_000, 800_000))
     profile = emulated(5e6, call_wait_ms=120, s3_put_ms=150, s3_get_ms=110)
     with sites.local_site(profile, network="aws", memories_mb=[1769]) as site:
         site = replace(site, buckets={"s3": site.buckets["s3"]})
-        found = fits.fit(measuring.measure(site, profile, seconds=0.0)).numbers
+        found = fits.fit(rows.paired(measuring.measure(site, profile, seconds=0.0))).numbers
 
     for name, truth in {
         "call.wait_ms": 120,

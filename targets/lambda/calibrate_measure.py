@@ -23,7 +23,7 @@ from .runtime.rule import ENVELOPE_BYTES, inline_bytes
 
 OBJECT_BYTES = (8 * 1024, 512 * 1024, 2 * 2**20, 6 * 2**20)
 PAYLOAD_BYTES = (8 * 1024, 256 * 1024, 1_500_000, 4_700_000)  # the last fills a message of 6 MB
-SMALL_COUNT = 16  # per round, of the smallest size, whose times tell the percentiles of the wait
+SMALL_COUNT = 20  # per round, of the smallest size, whose times tell the percentiles of the wait
 COUNT = 3  # of the other sizes
 COLD_PART = 0.2  # of the time
 COLD_ROUNDS = 2  # at least

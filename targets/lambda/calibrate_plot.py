@@ -90,7 +90,7 @@ def write_plot(
     axes.set_xlabel("bytes of the tensor")
     axes.set_ylabel("ms, median")
     axes.set_title(
-        f"One call and one tensor from slice to slice, {FULL_MB:,} MB each\n{fill(title, 120)}",
+        f"One call and one tensor from slice to slice, {FULL_MB:,} MB each\n{fill(title, 90)}",
         fontsize=9,
     )
     axes.legend(fontsize=9)

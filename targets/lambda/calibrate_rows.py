@@ -79,7 +79,7 @@ def paired(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows with wall times of both ways added up, but those of a transport's smallest size.
 
     The profile has one speed for both ways, and a tensor takes both: where they differ (the local
-    platform's S3 writes at a seventh of the speed at which it reads), their sum must be right.
+    platform's S3 reads several times as fast as it writes), their sum must be right.
     """
     found = list(rows)
     for transport, pair in PAIRS.items():

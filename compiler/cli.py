@@ -1,4 +1,7 @@
-"""The command line: compile, inspect, run, serve. Exit codes: 0 ok, 1 refused or failed, 2 usage."""
+"""The command line: compile, inspect, run, serve, calibrate.
+
+Exit codes: 0 ok, 1 refused or failed, 2 usage.
+"""
 
 from __future__ import annotations
 
@@ -294,6 +297,51 @@ def serve_command(directory: Path, port: int, network: str | None, network_seed:
             threading.Event().wait()
         except KeyboardInterrupt:
             click.echo("stopping")
+
+
+@cli.command()
+@click.argument("platform", type=click.Choice(["local", "aws"]))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The profile.")
+@click.option("--plot", type=click.Path(path_type=Path), help="A picture of the transports (.png).")
+@click.option("--seconds", type=float, default=90.0, show_default=True, help="How long to measure.")
+@click.option("--role", help="aws: ARN of the functions' role.")
+@click.option("--bucket", help="aws: an S3 bucket for packages and tensors.")
+@click.option("--express-bucket", help="aws: a directory bucket, to measure s3express.")
+@click.option("--region", help="aws: instead of the configured one.")
+@_network_options
+def calibrate(
+    platform: str,
+    output: Path,
+    plot: Path | None,
+    seconds: float,
+    network: str | None,
+    network_seed: int,
+    **aws: str | None,
+) -> None:
+    """Measure PLATFORM with small probe functions and write its profile.
+
+    On AWS this creates functions, a layer and objects, costs some cents, and deletes them all.
+    """
+    from slicewise.targets import load as load_target
+
+    local: dict[str, Any] = {"network": network, "network_seed": network_seed}
+    given = sorted(name for name, value in aws.items() if value is not None)
+    if platform == "local" and given:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is an option of aws, not of local")
+    if platform == "aws" and network is not None:
+        raise click.UsageError("--network emulates; it is an option of local, not of aws")
+    if platform == "aws" and not (aws["role"] and aws["bucket"]):
+        raise click.UsageError("aws needs --role and --bucket")
+    text = load_target("lambda").calibrate(
+        platform,
+        output,
+        plot=plot,
+        seconds=seconds,
+        progress=lambda words: click.echo(words, err=True),
+        **(local if platform == "local" else aws),
+    )
+    click.echo(text)
+    click.echo(f"Wrote {output}" + (f" and {plot}" if plot else ""))
 
 
 def _call_factory(factory: str) -> tuple[Any, Any, Any]:

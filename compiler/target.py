@@ -189,3 +189,7 @@ class Target(Protocol):
     def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
         """Run a bundle on this machine."""
         ...
+
+    def calibrate(self, where: str, output: Path, **options: Any) -> str:
+        """Measure a platform ("local" or the target's own), write its profile; tables for people."""
+        ...

@@ -207,6 +207,12 @@ class LambdaTarget:
 
         return serve(directory, plan, self.profile, **options)
 
+    def calibrate(self, where: str, output: Path, **options: Any) -> str:
+        """See `calibrate.calibrate`."""
+        from .calibrate import calibrate
+
+        return calibrate(where, output, self.profile, **options)
+
 
 def _reason(
     model: CostModel, sent: Sent, transport: str, rule: TransportRule, usd_weight: float

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import slicewise
 from slicewise import cli
@@ -201,3 +202,45 @@ def test_a_place_that_cannot_hold_a_bundle_is_refused_before_any_work(
         code, _, err = call(capsys, "compile", "no_such_module:model", "-o", place)
         assert code == 1
         assert text in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["local", "--bucket", "b"], "--bucket is an option of aws, not of local"),
+        (["aws", "--bucket", "b"], "aws needs --role and --bucket"),
+        (["aws", "--role", "r", "--bucket", "b", "--network", "aws"], "--network emulates"),
+        (["mars"], "'mars' is not one of 'local', 'aws'"),
+    ],
+)
+def test_calibrate_refuses_options_that_do_not_belong(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli.cli, ["calibrate", *arguments, "-o", "profile.toml"])
+
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_calibrate_hands_its_options_to_the_target(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[Any] = []
+
+    class Target:
+        def calibrate(self, where: str, output: Path, **options: Any) -> str:
+            given.append((where, output, {**options, "progress": None}))
+            return "tables"
+
+    monkeypatch.setattr("slicewise.targets.load", lambda _: Target())
+    output = tmp_path / "profile.toml"
+    result = CliRunner().invoke(
+        cli.cli, ["calibrate", "local", "-o", str(output), "--network", "aws", "--seconds", "5"]
+    )
+
+    assert result.output == f"tables\nWrote {output}\n"
+    assert given == [
+        (
+            "local",
+            output,
+            {"plot": None, "seconds": 5.0, "progress": None, "network": "aws", "network_seed": 0},
+        )
+    ]

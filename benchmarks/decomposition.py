@@ -8,8 +8,8 @@ loopback) and once with the latencies and bandwidth of the profile ("aws"). `pea
 function's, `share` what its slice adds to the base, which is a function with an empty session.
 
 Claims, with the network off: the most slices take at most 1.3 times the unsliced time and what the
-added transport is predicted to take; no function takes more than the base and 1.1 times what its slice
-is predicted to add, and the largest takes less than unsliced.
+added transport is predicted to take; no function takes more than 1.1 times the base and what its slice
+is predicted to add to it, and the largest takes less than unsliced.
 """
 
 from __future__ import annotations
@@ -54,12 +54,11 @@ class Row:
         return max(self.off.peak_mb[part.name] for part in self.plan.slices)
 
     def excess(self) -> tuple[float, str]:
-        """The most that a slice adds to the base, as a multiple of what it was predicted to add."""
+        """The most that a function takes as a multiple of the base and its slice's share."""
         return max(
-            ((self.off.peak_mb[part.name] - BASE_MB) / (part.peak_memory_bytes / MB - BASE_MB),
-             part.name)
+            (self.off.peak_mb[part.name] / (part.peak_memory_bytes / MB), part.name)
             for part in self.plan.slices
-        )  # fmt: skip
+        )
 
 
 def rows(name: str, counts: list[int], requests: int) -> list[Row]:
@@ -101,7 +100,7 @@ def claims(name: str, found: list[Row]) -> None:
     )
     worst, part = many.excess()
     _claim(
-        f"{name}: {part} adds {worst:.2f} times its predicted share to the base of {BASE_MB} MB, "
+        f"{name}: {part} of {count} takes {worst:.2f} times the base of {BASE_MB} MB and its share, "
         f"at most {MORE_MEMORY} times",
         worst <= MORE_MEMORY,
     )

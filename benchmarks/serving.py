@@ -25,6 +25,8 @@ from slicewise.progress import steps
 
 function_names = importlib.import_module("slicewise.targets.lambda.bundle").function_names
 WARMING = 3  # requests before the clock runs
+# Container images: unsliced, BERT-base is too large for a zip package.
+PROFILE = "schema = 1\n[limits]\npackage_mb_max = 10240\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +52,14 @@ def prepared(model: nn.Module, inputs: Any, most_slices: int = 1) -> _Work:
     """
     total = sum(p.numel() * p.element_size() for p in model.parameters())
     limits = Limits(weight_bytes=total * 5 // (4 * most_slices)) if most_slices > 1 else None
-    return _prepare(
-        model.eval().requires_grad_(False), inputs, steps(False), target="lambda", limits=limits,
-        dynamic_shapes=None, transports=None, profile=None, measure_times=True, time_limit_s=20,
-    )  # fmt: skip
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as profile:
+        profile.write(PROFILE)
+        profile.flush()
+        return _prepare(
+            model.eval().requires_grad_(False), inputs, steps(False), target="lambda",
+            limits=limits, dynamic_shapes=None, transports=None, profile=profile.name,
+            measure_times=True, time_limit_s=10,
+        )  # fmt: skip
 
 
 def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:

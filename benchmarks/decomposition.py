@@ -36,10 +36,10 @@ BASE_MB = profile.estimate.runtime_held_mb
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A plan and what it took without the network."""
+    """A plan with the prediction for its network, and what it took."""
 
     plan: Plan
-    off: serving.Served
+    served: serving.Served
 
     @property
     def transport_ms(self) -> float:
@@ -51,12 +51,12 @@ class Row:
     @property
     def peak_mb(self) -> float:
         """Of the largest function."""
-        return max(self.off.peak_mb[part.name] for part in self.plan.slices)
+        return max(self.served.peak_mb[part.name] for part in self.plan.slices)
 
     def excess(self) -> tuple[float, str]:
         """The most that a function takes as a multiple of the base and its slice's share."""
         return max(
-            (self.off.peak_mb[part.name] / (part.peak_memory_bytes / MB), part.name)
+            (self.served.peak_mb[part.name] / (part.peak_memory_bytes / MB), part.name)
             for part in self.plan.slices
         )
 
@@ -75,7 +75,7 @@ def rows(name: str, counts: list[int], requests: int) -> list[Row]:
         quiet = serving.without_network(work, plan)
         for network, shown in ((None, quiet), ("aws", plan)):
             served = serving.measured(work, plan, inputs, requests=requests, network=network)
-            row = Row(plan=shown, off=served)
+            row = Row(plan=shown, served=served)
             if network is None:
                 found.append(row)
             label = network or "off"
@@ -92,11 +92,11 @@ def claims(name: str, found: list[Row]) -> None:
     one, many = found[0], found[-1]
     count = len(many.plan.slices)
     added = many.transport_ms - one.transport_ms
-    allowed = SLOWER * one.off.median_ms + added
+    allowed = SLOWER * one.served.median_ms + added
     _claim(
-        f"{name}: {count} slices take {many.off.median_ms:.1f} ms, at most {SLOWER} x "
-        f"{one.off.median_ms:.1f} ms and {added:.1f} ms of transport",
-        many.off.median_ms <= allowed,
+        f"{name}: {count} slices take {many.served.median_ms:.1f} ms, at most {SLOWER} x "
+        f"{one.served.median_ms:.1f} ms and {added:.1f} ms of transport",
+        many.served.median_ms <= allowed,
     )
     worst, part = many.excess()
     _claim(

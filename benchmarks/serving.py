@@ -32,7 +32,7 @@ PROFILE = "schema = 1\n[limits]\npackage_mb_max = 10240\n"
 @dataclass(frozen=True, kw_only=True)
 class Served:
     """What requests to a warm plan took: the caller's ms each, US dollars per million of them, the
-    peak MB of every slice (and of "coordinator"), and the functions' own traces.
+    peak MB and the median duration of every slice (and of "coordinator"), and the functions' traces.
     """
 
     request_ms: tuple[float, ...]
@@ -122,7 +122,7 @@ def measured(
             for function, name in names.items()
         },
         traces=tuple(traces),
-        billed_ms={name: statistics.mean(values) for name, values in billed.items()},
+        billed_ms={name: statistics.median(values) for name, values in billed.items()},
     )
 
 

@@ -78,6 +78,10 @@ class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice; `cold` is what a slice's first call takes longer, with
     `load_ns` per byte of its weights.
+
+    The CPU of `call` and `handle` no share delays: a share is a quota per period of the scheduler (on
+    Lambda 20 ms), and after a wait there is a whole one, which lasts for a few milliseconds at any
+    memory. Only what comes on top of that, CPU per byte and computing, is divided by the share.
     """
 
     mb_per_vcpu: int
@@ -164,7 +168,7 @@ def slice_time(
     send_ms, send_var = _moving(model, sent, "send", share)
     out_ms, out_var = _moving(model, received, "pass_on", caller_share)
     in_ms, in_var = _moving(model, sent, "collect", caller_share)
-    handle_ms = model.handle.wait_ms + model.handle.cpu_ms / share
+    handle_ms = model.handle.wait_ms + model.handle.cpu_ms
     compute = compute_ms / model.speed(memory_mb, parallel)
     billed = receive_ms + compute + send_ms + handle_ms
     usd = model.request_usd + billed * model.gb_ms_usd(memory_mb)
@@ -175,7 +179,7 @@ def slice_time(
         transport = model.transport(moved.transport)
         usd += transport.send_usd + transport.send_byte_usd * moved.bytes
     return SliceTime(
-        caller_ms=model.call.wait_ms + model.call.cpu_ms / caller_share + out_ms + in_ms,
+        caller_ms=model.call.wait_ms + model.call.cpu_ms + out_ms + in_ms,
         receive_ms=receive_ms,
         compute_ms=compute,
         send_ms=send_ms,
@@ -188,17 +192,19 @@ def slice_time(
 def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved]) -> SliceTime:
     """The call of the caller itself, without its slices: request in, reply out.
 
-    Whoever calls it stands outside, so only its call and the transfers count as `caller_ms`.
+    Whoever calls it does so as it calls a slice, but from outside and at a full vCPU: that is
+    `caller_ms`, which nobody is paid for.
     """
     share = model.share(model.caller_memory_mb)
     receive_ms, receive_var = _moving(model, received, "receive", share)
     send_ms, send_var = _moving(model, sent, "send", share)
-    handle_ms = model.handle.wait_ms + model.handle.cpu_ms / share
-    steps = [model.transport(m.transport).pass_on.transfer(m.bytes) for m in received]
-    steps += [model.transport(m.transport).collect.transfer(m.bytes) for m in sent]
+    handle_ms = model.handle.wait_ms + model.handle.cpu_ms
+    steps = [(model.transport(moved.transport).pass_on, moved.bytes) for moved in received]
+    steps += [(model.transport(moved.transport).collect, moved.bytes) for moved in sent]
+    outside_ms = sum(step.transfer(size) + step.cpu(size) for step, size in steps)
     billed = receive_ms + send_ms + handle_ms
     return SliceTime(
-        caller_ms=model.call.wait_ms + sum(steps),
+        caller_ms=model.call.wait_ms + model.call.cpu_ms + outside_ms,
         receive_ms=receive_ms,
         compute_ms=0.0,
         send_ms=send_ms,

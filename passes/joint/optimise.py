@@ -214,7 +214,7 @@ class Optimiser:
                 (per_ms + prices.usd * model.gb_ms_usd(mb)) / model.speed(mb, self.parallel)
                 for mb in sizes
             )
-            call = model.call.wait_ms + model.call.cpu_ms / model.share(caller_mb)
+            call = model.call.wait_ms + model.call.cpu_ms
             least = min(
                 least,
                 self._entry(prices, caller_mb)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicewise import targets
-from slicewise.cost import CostModel, Moved, Step, Transport, percentile, slice_time
+from slicewise.cost import (
+    CostModel,
+    Moved,
+    Step,
+    Transport,
+    entry_time,
+    percentile,
+    slice_time,
+)
 from slicewise.crossover import choices, envelope, line, pinned
 
 LAMBDA = targets.load("lambda")
@@ -43,7 +51,28 @@ def test_half_a_vcpu_takes_twice_as_long_but_waits_no_longer() -> None:
 
     assert found.compute_ms == 200
     assert found.receive_ms == 20
-    assert found.handle_ms == 2
+    assert found.handle_ms == 1  # a short burst, which no share delays
+
+
+def test_no_share_delays_the_short_bursts_of_a_call() -> None:
+    """Measured: a coordinator of 512 MB that spends 2 ms on each of its calls is never throttled."""
+    model = replace(MODEL, call=Step(wait_ms=10, cpu_ms=2))
+    small = replace(model, caller_memory_mb=177)
+
+    assert slice_time(model, 1769, 0.0, [], []).caller_ms == 12
+    assert slice_time(small, 177, 0.0, [], []).caller_ms == 12
+    assert slice_time(small, 177, 0.0, [], []).handle_ms == 1
+    assert entry_time(small, [], []).caller_ms == 12
+
+
+def test_the_client_calls_as_the_caller_does_but_at_a_full_vcpu() -> None:
+    step = Step(wait_ns=2000, cpu_ns=1000)
+    near = replace(MODEL.transports[0], collect=step, pass_on=step)
+    model = replace(MODEL, transports=(near,), caller_memory_mb=177)
+    moved = [Moved(transport="near", bytes=1_000)]
+
+    assert entry_time(model, moved, []).caller_ms == pytest.approx(10 + 2 + 1)
+    assert entry_time(model, [], moved).caller_ms == pytest.approx(10 + 2 + 1)
 
 
 def test_every_step_of_a_tensor_counts_where_it_happens() -> None:

@@ -94,7 +94,7 @@ def plot(model: CostModel, edges: Sequence[Edge], path: Path) -> None:
                 )  # fmt: skip
     axes.axvline(THRESHOLD_BYTES / 1e6, color="gray", linestyle=":", label="published threshold")
     axes.set(xscale="log", yscale="log", xlabel="tensor, MB", ylabel="ms from slice to slice")
-    axes.set_title(f"Where transports cross, functions of {MEMORY_MB:,} MB, network aws (emulated)")
+    axes.set_title(f"Functions of {MEMORY_MB:,} MB, network aws (emulated)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)

@@ -109,7 +109,14 @@ def rows_of(work: _Work) -> dict[str, Row]:
     sizes = sorted(set(joint.memory_mb.values()))
     note = "" if sizes == [MEMORY_MB] else f"the joint plan chose {sizes} MB"
     rows["f"] = row(work, ours, joint.transports, note)
+    same = [n for n in "cde" if n in rows and _ways(rows[n].plan) == _ways(rows["f"].plan)]
+    if same and not note:
+        rows["f"].note = f"as row {same[0]}"
     return rows
+
+
+def _ways(plan: Plan) -> list[tuple[str, str, str, str]]:
+    return [(e.tensor, e.producer, e.consumer, e.transport) for e in plan.edges if e.crosses]
 
 
 def _crossing(found: Partition) -> list[str]:

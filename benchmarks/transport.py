@@ -13,7 +13,9 @@ machine disturbs all of them. All slices have 1,769 MB, the coordinator what the
   f  slicewise.compile(objective="latency") with all three transports, by its own stages, without the
      measuring of memory
 
-Request and reply travel inside the messages in every row. `published.py` says how a and b are made.
+Request and reply travel inside the messages in every row. Rows of equal bundles are measured as one.
+`published.py` says how a and b are made. `predicted` is the median; `compute` is what the sessions of a
+request took, about the same in all rows.
 `late` is the share of waits that this machine overran: there the real platform would be faster.
 """
 
@@ -71,6 +73,12 @@ class Row:
     def median(self) -> float:
         return statistics.median(self.took)
 
+    @property
+    def compute(self) -> float:
+        return statistics.median(
+            sum(call["compute_ms"] for call in trace["slices"]) for trace in self.traces
+        )
+
 
 def rows_of(work: _Work) -> dict[str, Row]:
     """All rows by letter; c is missing where no cut can do with the payload."""
@@ -94,8 +102,8 @@ def rows_of(work: _Work) -> dict[str, Row]:
         for name in _crossing(cut)
     }
     rows = {
-        "a": row(only, cut, {}, moved(work, narrow)),
-        "b": row(hybrid, cut, by_size),
+        "a": row(only, cut, {}, "cut as b"),
+        "b": row(hybrid, cut, by_size, moved(work, narrow)),
     }
     try:
         rows["c"] = row(only, ours, {})
@@ -109,14 +117,16 @@ def rows_of(work: _Work) -> dict[str, Row]:
     sizes = sorted(set(joint.memory_mb.values()))
     note = "" if sizes == [MEMORY_MB] else f"the joint plan chose {sizes} MB"
     rows["f"] = row(work, ours, joint.transports, note)
-    same = [n for n in "cde" if n in rows and _ways(rows[n].plan) == _ways(rows["f"].plan)]
-    if same and not note:
-        rows["f"].note = f"as row {same[0]}"
+    merged: dict[Any, Row] = {}
+    for name in sorted(rows, reverse=True):  # f first: others are as it is
+        rows[name] = merged.setdefault(_decided(name, rows[name].plan), rows[name])
     return rows
 
 
-def _ways(plan: Plan) -> list[tuple[str, str, str, str]]:
-    return [(e.tensor, e.producer, e.consumer, e.transport) for e in plan.edges if e.crosses]
+def _decided(name: str, plan: Plan) -> Any:
+    """What makes a row's requests take the time that they take."""
+    edges = [(e.tensor, e.producer, e.consumer, e.transport) for e in plan.edges]
+    return name in PUBLISHED, tuple(part.ops for part in plan.slices), tuple(edges)
 
 
 def _crossing(found: Partition) -> list[str]:
@@ -131,7 +141,8 @@ def measure(
     with ExitStack() as stack:
         endpoints = {}
         written: dict[tuple[tuple[str, ...], ...], Any] = {}
-        for name, row in rows.items():
+        for name in {id(row): name for name, row in rows.items()}.values():
+            row = rows[name]
             cut = tuple(part.ops for part in row.plan.slices)
             if cut not in written:  # rows of one cut share the weights on the disk
                 written[cut] = _write(work, row.plan, steps(False))
@@ -158,18 +169,23 @@ def measure(
 
 def show(rows: Mapping[str, Row]) -> None:
     print(
-        f"{'':26}{'slices':>7}{'MB cross':>9}{'median ms':>11}{'mean':>8}{'p99':>8}{'predicted':>11}"
-        f"{'/ f':>6}{'late':>6}{'differs':>9}  transports"
+        f"{'':26}{'slices':>7}{'MB cross':>9}{'median ms':>11}{'mean':>8}{'p99':>8}{'/ f':>6}"
+        f"{'predicted':>11}{'compute':>9}{'late':>6}{'differs':>9}  transports"
     )
     for name, row in rows.items():
-        ways = Counter(e.transport for e in row.plan.edges if e.crosses)
+        plan = row.plan
+        ways = Counter(e.transport for e in plan.edges if e.crosses)
         words = ", ".join(f"{count} {way}" for way, count in sorted(ways.items()))
-        predicted = "-" if name in PUBLISHED else f"{row.plan.prediction.latency_p50_ms:,.0f}"
+        twin = next(other for other in sorted(rows, reverse=True) if rows[other] is row)
+        note = row.note if twin == name else f"the bundle of row {twin}"
+        p99 = np.percentile(row.took, 99)
+        predicted = "-" if name in PUBLISHED else f"{plan.prediction.latency_p50_ms:,.0f}"
         print(
-            f"{name} {TITLES[name]:24}{len(row.plan.slices):7}{row.plan.cross_slice_bytes / 1e6:9.2f}"
-            f"{row.median:11,.0f}{statistics.mean(row.took):8,.0f}{np.percentile(row.took, 99):8,.0f}"
-            f"{predicted:>11}{row.median / rows['f'].median:6.2f}{row.late:6.0%}{row.difference:9.0e}"
-            f"  {words or 'nothing crosses'}{'; ' * bool(row.note) + row.note}",
+            f"{name} {TITLES[name]:24}{len(plan.slices):7}{plan.cross_slice_bytes / 1e6:9.2f}"
+            f"{row.median:11,.0f}{statistics.mean(row.took):8,.0f}{p99:8,.0f}"
+            f"{row.median / rows['f'].median:6.2f}{predicted:>11}{row.compute:9,.0f}"
+            f"{row.late:6.0%}{row.difference:9.0e}  {words or 'nothing crosses'}"
+            f"{'; ' * bool(note) + note}",
             flush=True,
         )
 

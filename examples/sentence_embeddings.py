@@ -1,4 +1,4 @@
-"""Sentence embeddings from a model that is cut into functions of 160 MB each.
+"""Sentence embeddings from a model that is cut into functions of 156 MB each.
 
 all-MiniLM-L6-v2 with its trained weights (91 MB) would fit one larger function; here it has to fit
 functions so small that no single one holds it. The slices run on this machine, called through boto3
@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel
 
 import slicewise
 
-MEMORY_MB = 160
+MEMORY_MB = 156
 SENTENCES = [
     "The chef seasoned the soup with fresh basil.",
     "A cook added herbs to the broth.",

@@ -49,14 +49,16 @@ def lenient(base: Ground) -> Ground:
     runs nowhere else, so if it is not in the slice, the slice receives s, or what an inlined op made of
     it; if it is, and the kept op elsewhere, the slice sends one of these, and holds one to the end. So
     s counts as the least of its own size and its share of those tensors', which they have by the
-    sizes of all that they are made of: shares add up to no more than what is there. What cheap ops make
-    counts as nothing.
+    sizes of all that they are made of: shares add up to no more than what is there.
+
+    What a cheap op makes may be received or made again, so nobody need send or receive it, unless it
+    is the reply's, which the first slice to run the op sends. But it is there while it is in use: from
+    the op itself, if that is one of the slice's, else from the first op that needs it, to the last one.
+    And while a kept op runs, what it reads is there: where an inlined op made that, so much of it as
+    its sources do not count already.
     """
     sources, gone = sources_of(base), vanished_ops(base)
-    size = [
-        0 if maker >= 0 and base.cheap[maker] else size
-        for size, maker in zip(base.size, base.producer, strict=True)
-    ]
+    size = list(base.size)
     for tensor, needed in enumerate(sources):
         total = sum(base.size[s] for s in needed)
         if needed != (tensor,) and total:
@@ -68,10 +70,27 @@ def lenient(base: Ground) -> Ground:
         reads.append(tuple(found))
         for t in (*found, *base.makes[op]):
             last[base.root[t]] = op
+    made = [
+        maker >= 0 and base.cheap[maker] and not leaves
+        for maker, leaves in zip(base.producer, base.leaves, strict=True)
+    ]
+    scratch = list(base.scratch)
+    for op, tensors in enumerate(base.reads):
+        read: dict[int, int] = {}
+        for t in tensors:
+            if sources[t] != (t,) and base.root[t] not in sources[t]:
+                more = min(base.size[t], base.size[base.root[t]]) - sum(size[s] for s in sources[t])
+                read[base.root[t]] = max(read.get(base.root[t], 0), more)
+        scratch[op] += sum(more for more in read.values() if more > 0)
     return replace(
         base,
-        size=tuple(size),
+        size=tuple(0 if cheap else size for size, cheap in zip(size, made, strict=True)),
+        brief=tuple(
+            size if cheap and base.root[t] == t else 0
+            for t, (size, cheap) in enumerate(zip(size, made, strict=True))
+        ),
         last=tuple(last),
+        scratch=tuple(scratch),
         reads=tuple(reads),
         readers=tuple(sent_by(base)),
         cheap=tuple(False for _ in base.cheap),

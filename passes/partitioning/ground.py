@@ -22,7 +22,8 @@ class Ground:
 
     `size` and `cost` of a tensor are its largest and its example bytes, `producer` is -1 for the
     request's tensors, `root[t]` is the tensor whose memory t shares (t itself unless an op's view),
-    `last[r]` the last op that reads r or a view of it, `cheap` ops may run in several slices.
+    `last[r]` the last op that reads r or a view of it, `cheap` ops may run in several slices. `brief`
+    are bytes of tensors that only count from the first to the last op of a slice that uses them.
     """
 
     graph: OpGraph
@@ -42,6 +43,7 @@ class Ground:
     cheap: tuple[bool, ...]
     weight_bytes: tuple[int, ...]
     weight_memory: tuple[int, ...]
+    brief: tuple[int, ...] = ()
 
     @property
     def weight_cap(self) -> int | None:
@@ -175,7 +177,9 @@ def _peak(base: Ground, order: list[int], received: int, kept: Set[int]) -> tupl
     freed: dict[int, int] = {}
     live = received
     peak, worst = received, order[0]
+    begins, ends = _brief(base, order)
     for op in order:
+        live += begins.get(op, 0)
         for t in base.makes[op]:
             if base.root[t] == t:
                 live += base.size[t]
@@ -183,8 +187,27 @@ def _peak(base: Ground, order: list[int], received: int, kept: Set[int]) -> tupl
                 freed[until] = freed.get(until, 0) + base.size[t]
         if live + base.scratch[op] > peak:
             peak, worst = live + base.scratch[op], op
-        live -= freed.pop(op, 0)
+        live -= freed.pop(op, 0) + ends.get(op, 0)
     return peak, worst
+
+
+def _brief(base: Ground, order: list[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Bytes that begin and that cease to count at each op."""
+    if not base.brief:
+        return {}, {}
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for op in order:
+        for t in (*base.reads[op], *base.makes[op]):
+            if base.brief[t]:
+                first.setdefault(t, op)
+                last[t] = op
+    begins: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for t, op in first.items():
+        begins[op] = begins.get(op, 0) + base.brief[t]
+        ends[last[t]] = ends.get(last[t], 0) + base.brief[t]
+    return begins, ends
 
 
 def breaks(base: Ground, found: Measure) -> bool:

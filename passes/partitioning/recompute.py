@@ -36,8 +36,10 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
     """The problem without liveness and buffers: ops as nodes, tensors and weights as sums.
 
     With `inline` its optimum, after `spread`, is that of partitions that may recompute, unless there
-    are options. With `free_options` their outputs cost nothing, which makes a lower bound for those.
+    are options. With `free_options` the outputs of those worth it cost nothing, which makes a lower
+    bound for partitions that run them again.
     """
+    free = set(worthwhile_options(base)) if free_options else set[int]()
     sources = sources_of(base) if inline else [(t,) for t in range(len(base.size))]
     kept = [op for op in range(len(base.reads)) if not _vanishes(base, sources, op)]
     number = {op: node for node, op in enumerate(kept)}
@@ -53,7 +55,7 @@ def relaxation(base: Ground, *, inline: bool = True, free_options: bool = False)
         producer = base.producer[tensor]
         succs[number[producer]].update(nodes)
         key = (number[producer], tuple(nodes))
-        size = 0 if free_options and base.cheap[producer] else base.cost[tensor]
+        size = 0 if producer in free else base.cost[tensor]
         nets[key] = nets.get(key, 0) + size
     users: dict[int, list[int]] = {}
     for op in kept:
@@ -112,10 +114,12 @@ def options(base: Ground) -> list[int]:
 
 
 def worthwhile_options(base: Ground) -> list[int]:
-    """Those options whose running again can save anything where memory does not decide.
+    """Those options whose running again can save bytes.
 
-    Not so: an op that alone needs a tensor, no smaller than what the op makes, of an op that is not
-    cheap. A slice that ran it again would receive that tensor instead.
+    Not so: an op that alone needs a tensor s, no smaller than what the op makes, of an op that is not
+    cheap. Where it runs again, s (or what an inlined op made of it, which is no smaller) is received
+    for it alone: s is made in one slice, and that is no later than the first one to run the op. So a
+    slice that reads what the op makes pays no less for it than if it had received just that.
     """
     sources, needing = sources_of(base), sent_by(base)
 

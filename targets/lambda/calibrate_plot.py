@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from slicewise.cost import choices, line
+from slicewise.crossover import choices, line
 from slicewise.errors import TargetError
 
 from .calibrate_site import FULL_MB

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-from slicewise.cost import choices
+from slicewise.crossover import choices
 
 from .calibrate_fit import P99_COUNT, Fit, Number
 from .calibrate_rows import BOTH, PAIRS, Row

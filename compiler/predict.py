@@ -43,9 +43,10 @@ def predict(
         [Moved(transport=e.transport, bytes=e.bytes) for e in replied.values()],
     )
     longest = _longest(slices, found)
-    ms = entry.total_ms + sum(time.total_ms for time in longest)
+    deleting = _deleting(slices, edges, model)
+    ms = entry.total_ms + deleting + sum(time.total_ms for time in longest)
     variance = entry.variance + sum(time.variance for time in longest)
-    caller_ms = entry.billed_ms + sum(time.total_ms for time in longest)
+    caller_ms = entry.billed_ms + deleting + sum(time.total_ms for time in longest)
     usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
     usd += sum(time.usd for time in found.values())
     cold = ms + model.cold.wait_ms + _cold(slices, model)
@@ -68,6 +69,18 @@ def predict(
             )
             for name, time in found.items()
         ),
+    )
+
+
+def _deleting(slices: Sequence[Slice], edges: Sequence[Edge], model: CostModel) -> float:
+    """What the caller waits to delete the objects that the last stage has read; those of earlier
+    stages are deleted while later slices compute. A deletion waits like the first byte of a read.
+    """
+    last = max(part.stage for part in slices)
+    names = {part.name for part in slices if part.stage == last}
+    return max(
+        (model.transport(e.transport).receive.wait_ms for e in edges if e.consumer in names),
+        default=0.0,
     )
 
 

@@ -377,12 +377,14 @@ class _Builder:
                         out = out - passing[link] * self.inside[index][link]
                 room &= (into <= self.message[index]) & (out <= self.message[index])
         model = self.model
+        is_last = good[place] == self.member.shape[1] - 1
         chunk = {
             "source": np.full(len(target), source),
             "target": target,
             "wait": wait + longest_in + longest_out + model.handle.wait_ms + model.handle.cpu_ms,
             "cpu": received(self.receive_cpu) + sent("send_cpu"),
             "caller_wait": received(self.pass_wait) + sent("collect_wait")
+            + longest_in * is_last  # the caller deletes what the last slice has read
             + model.call.wait_ms
             + model.call.cpu_ms,
             "caller_cpu": received(self.pass_cpu) + sent("collect_cpu"),

@@ -114,6 +114,11 @@ def oracle(graph: OpGraph, limits: Limits, overheads: Overheads, prices: Prices)
                     continue
                 for caller in CALLERS:
                     total = entry_value(graph, caller, prices)
+                    waits = [
+                        MODEL.transport(way.get(t, "payload")).receive.wait_ms for t in parts[-1][1]
+                    ]
+                    caller_usd = replace(MODEL, caller_memory_mb=caller).gb_ms_usd(caller)
+                    total += max(waits, default=0.0) * (prices.ms + prices.usd * caller_usd)
                     for members, entering, leaving in parts:
                         key = (
                             members,

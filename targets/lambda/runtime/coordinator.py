@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     )
     pool = ThreadPoolExecutor(width) if width > 1 else None
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
+    read_last = _read_last(plan)
+    cleaner = ThreadPoolExecutor(1)
 
     def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
         return _invoke(functions, function_of[part["name"]], part, message)
@@ -85,13 +87,14 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
         left: set[Object] = set()  # to delete when the request has ended
+        deleting: dict[Future[None], set[Object]] = {}  # while later slices compute
         started = time.perf_counter()
         try:
             request_id = request_id_of(event, request_id)
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(request_id)
             trace = []
-            for stage in plan["stages"]:
+            for stage, done in zip(plan["stages"], read_last, strict=True):
                 messages = []
                 for part in stage:
                     _fit(held, part["inputs"], request_id, choices, rule, store)
@@ -101,6 +104,9 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                 for part, body in zip(stage, call_all(stage, messages), strict=True):
                     held.update(body["tensors"])
                     trace.append({"slice": part["name"], "stage": part["stage"], **body["trace"]})
+                read = set(objects_of({name: held[name] for name in done}))
+                if read and stage is not plan["stages"][-1]:
+                    deleting[cleaner.submit(store.delete, read)] = read
             replied = [spec["tensor"] for spec in plan["outputs"]]
             _fit(held, replied, request_id, choices, rule, store)
             outputs = {spec["name"]: held[spec["tensor"]] for spec in plan["outputs"]}
@@ -112,6 +118,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
             left = left.intersection(objects_of(held)).difference(objects_of(outputs))
+            left.difference_update(*deleting.values())
         except BadRequest as error:
             reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
@@ -120,11 +127,24 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             reply = _error(500, request_id, type(error).__name__, str(error))
         try:
             store.delete(left)
+            for deleted in deleting:
+                deleted.result()
         except (ClientError, BotoCoreError) as error:  # no reason to keep the caller's answer back
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
         return reply
 
     return handler
+
+
+def _read_last(plan: dict[str, Any]) -> list[list[str]]:
+    """For every stage the tensors that no later one reads, and that are not the reply's."""
+    kept = {spec["tensor"] for spec in plan["outputs"]}
+    found: list[list[str]] = []
+    for stage in reversed(plan["stages"]):
+        names = {name for part in stage for name in part["inputs"]} - kept
+        found.append(sorted(names))
+        kept |= names
+    return found[::-1]
 
 
 def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes) -> dict[str, Any]:

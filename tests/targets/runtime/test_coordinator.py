@@ -213,3 +213,12 @@ def test_an_answer_is_given_though_its_objects_cannot_be_deleted(
 
     assert found["status"] == 200
     assert f"request {ID} leaves objects in the bucket" in caplog.text
+
+
+def test_a_tensor_is_given_up_after_the_last_stage_that_reads_it() -> None:
+    stages = [["a"], ["b", "c"], ["a", "d"], ["d", "e"]]
+    plan = {
+        "stages": [[{"inputs": names}] for names in stages],
+        "outputs": [{"tensor": "e"}],
+    }
+    assert coordinator._read_last(plan) == [[], ["b", "c"], ["a"], ["d"]]

@@ -41,6 +41,7 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
+    options.enable_mem_reuse = False
     options.log_severity_level = 4
     return options
 

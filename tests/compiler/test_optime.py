@@ -211,7 +211,8 @@ def test_the_options_are_those_of_a_function(made: Analysed, tmp_path: Path) -> 
         theirs = runtime.open_session(tmp_path / "model.onnx", memory_mb).get_session_options()
         ours = kernels.session_options(threads)
         for name in ("intra_op_num_threads", "inter_op_num_threads", "enable_mem_pattern",
-                     "enable_mem_reuse", "enable_cpu_mem_arena", "graph_optimization_level"):  # fmt: skip
+                     "enable_mem_reuse", "enable_cpu_mem_arena",
+                     "graph_optimization_level"):  # fmt: skip
             assert getattr(ours, name) == getattr(theirs, name)
         assert ours.get_session_config_entry(spinning) == theirs.get_session_config_entry(spinning)
 

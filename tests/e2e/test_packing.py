@@ -30,7 +30,7 @@ def test_served_slices_differ_as_reported(name: str, transport: str, tmp_path: P
     with torch.no_grad():
         expected = case.model(**case.inputs).last_hidden_state
 
-    reported = next(d for d in compiled.verify() if d.output == "last_hidden_state")
+    reported = max(compiled.verify(), key=lambda found: found.relative)
     assert 1e-5 < reported.relative < 2e-3
     assert reported.tolerance == 5e-3
     assert f"{reported.output} differs from the model's by {reported.relative:.1e}" in str(

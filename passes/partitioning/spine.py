@@ -22,8 +22,8 @@ from slicewise.passes.partitioning.problem import Problem
 
 Array = NDArray[Any]
 
-MOST_NODES = 2_000  # their ancestors and descendants are a square matrix
 NEVER = 1 << 61
+_MOST_TRIED = 2_000  # nodes for the spine
 _MOST_SPINE = 500
 _DEEP = 0.25  # of a cap must depend on a node of the spine
 
@@ -45,57 +45,98 @@ class Flow:
     high: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """The pairs of a problem as columns: nets and their readers, nodes and what they depend on."""
+
+    producers: Array
+    read: Array
+    readers: Array
+    nodes: Array
+    preds: Array
+
+
 def flows(problem: Problem, weights: Array, cap: int) -> list[Flow]:
     """The networks of all first missing nodes of a spine: every ideal is one of some network."""
-    below = np.eye(problem.size, dtype=bool)
+    links = _links(problem)
+    spine, below = _spine(problem, weights, cap)
+    needed = [len(spine)] * problem.size  # by the first of the spine that depends on a node, or is it
+    for index, node in enumerate(spine.tolist()):
+        needed[node] = index
     for node in range(problem.size - 1, -1, -1):
-        for other in problem.succs[node]:
-            below[node] |= below[other]
-    rest = below @ weights  # weight of a node and all that depends on it
-    middle = weights @ below - rest  # goes up along edges, like the weights at which a node may run
-    order = sorted(range(problem.size), key=lambda node: (int(middle[node]), node))
-    spine = [node for node in order if rest[node] >= cap * _DEEP]
-    spine = spine[:: 1 + len(spine) // _MOST_SPINE]
-    inside = np.zeros(problem.size, dtype=bool)
-    found = []
-    for node in spine:
-        found.append(_flow(problem, weights, inside, below[node]))
-        inside = inside | below[:, node]
-    found.append(_flow(problem, weights, inside, np.zeros(problem.size, dtype=bool)))
-    return found
+        needed[node] = min((needed[node], *(needed[v] for v in problem.succs[node])))
+    first, nothing = np.array(needed), np.zeros(problem.size, dtype=bool)
+    found = [_flow(links, weights, first < index, row) for index, row in enumerate(below)]
+    return [*found, _flow(links, weights, first < len(spine), nothing)]
 
 
-def _flow(problem: Problem, weights: Array, inside: Array, outside: Array) -> Flow:
+def _spine(problem: Problem, weights: Array, cap: int) -> tuple[Array, Array]:
+    """Nodes in topological order, and for each a row of what depends on it, itself included."""
+    tried = np.arange(0, problem.size, 1 + problem.size // _MOST_TRIED)
+    below = _reached(problem.preds, tried, range(problem.size))
+    above = _reached(problem.succs, tried, range(problem.size - 1, -1, -1))
+    rest = np.array([weights[row].sum() for row in below])
+    # Goes up along edges, like the weights at which a node may run.
+    middle = np.array([weights[row].sum() for row in above]) - rest
+    order = np.lexsort((tried, middle))
+    order = order[rest[order] >= cap * _DEEP]
+    order = order[:: 1 + len(order) // _MOST_SPINE]
+    return tried[order], below[order]
+
+
+def _reached(before: Sequence[Sequence[int]], starts: Array, order: Sequence[int]) -> Array:
+    """For each of `starts` a row of the nodes that it reaches; `before` are those one step back."""
+    bits = np.zeros((len(before), -(-len(starts) // 64)), dtype=np.uint64)
+    index = np.arange(len(starts))
+    bits[starts, index // 64] = np.uint64(1) << (index % 64).astype(np.uint64)
+    for node in order:
+        for other in before[node]:
+            bits[node] |= bits[other]
+    rows = np.unpackbits(bits.view(np.uint8), axis=1, count=len(starts), bitorder="little")
+    return np.ascontiguousarray(rows.T).view(bool)
+
+
+def _links(problem: Problem) -> _Links:
+    nets, succs = problem.nets, problem.succs
+    return _Links(
+        producers=np.array([net.producer for net in nets], dtype=np.int64),
+        read=np.repeat(np.arange(len(nets)), [len(net.readers) for net in nets]),
+        readers=np.array([v for net in nets for v in net.readers], dtype=np.int64),
+        nodes=np.array([v for after in succs for v in after], dtype=np.int64),
+        preds=np.repeat(np.arange(problem.size), [len(after) for after in succs]),
+    )
+
+
+def _flow(links: _Links, weights: Array, inside: Array, outside: Array) -> Flow:
     """The network of the ideals that hold `inside` and nothing of `outside`."""
     from ortools.graph.python import max_flow
 
     source, sink = 0, 1
     free = np.flatnonzero(~inside & ~outside)
-    number = {node: index for index, node in enumerate(free.tolist(), start=2)}
-    nets = [
-        index
-        for index, net in enumerate(problem.nets)
-        if not outside[net.producer] and not all(inside[v] for v in net.readers)
-    ]
-    endless = 1 << 52
-    arcs = [
-        (number.get(problem.nets[net].producer, source), end, 0)
-        for end, net in enumerate(nets, start=2 + len(number))
-    ]
-    arcs += [(source, index, 0) for index in number.values()]
-    arcs += [(index, sink, 0) for index in number.values()]
-    for end, net in enumerate(nets, start=2 + len(number)):
-        readers = {number.get(v, sink) for v in problem.nets[net].readers if not inside[v]}
-        arcs += [(end, reader, endless) for reader in sorted(readers)]
-    for node, index in number.items():
-        arcs += [(index, number[v], endless) for v in problem.preds[node] if v in number]
+    number = np.where(inside, source, sink)
+    number[free] = 2 + np.arange(len(free))
+    missing = ~inside[links.readers]
+    cuttable = np.zeros(len(links.producers), dtype=bool)
+    cuttable[links.read[missing]] = True
+    nets = np.flatnonzero(cuttable & ~outside[links.producers])
+    end = np.zeros(len(links.producers), dtype=np.int64)
+    end[nets] = 2 + len(free) + np.arange(len(nets))
+    missing &= end[links.read] > 0
+    kept = (number[links.nodes] > 1) & (number[links.preds] > 1)
+    priced = number[free]
+    tails = (number[links.producers[nets]], np.full(len(free), source), priced)
+    heads = (end[nets], priced, np.full(len(free), sink))
     network = max_flow.SimpleMaxFlow()
-    if arcs:
-        network.add_arcs_with_capacity(*np.array(arcs).T)
+    if len(nets) + len(free):
+        network.add_arcs_with_capacity(
+            np.concatenate((*tails, end[links.read[missing]], number[links.nodes[kept]])),
+            np.concatenate((*heads, number[links.readers[missing]], number[links.preds[kept]])),
+            np.repeat((0, 1 << 52), (len(nets) + 2 * len(free), missing.sum() + kept.sum())),
+        )
     low = int(weights[inside].sum())
     held = weights[free]
     high = low + int(held.sum())
-    return Flow(network, np.array(nets, dtype=np.int64), inside, free, held, low, high)
+    return Flow(network, nets, inside, free, held, low, high)
 
 
 def least_cuts(

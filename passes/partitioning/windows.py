@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from slicewise.passes.partitioning.problem import Problem
 from slicewise.passes.partitioning.spine import (
-    MOST_NODES,
     NEVER,
     Flow,
     cheapest,
@@ -56,7 +55,7 @@ def window_bound(
     0 where the graph is too large, or time is over before the windows are found.
     """
     total = int(weights.sum())
-    if problem.size > MOST_NODES or total <= cap or cap <= 0 or not problem.nets:
+    if total <= cap or cap <= 0 or not problem.nets:
         return 0
     networks = flows(problem, weights, cap)
     amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)

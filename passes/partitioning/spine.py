@@ -46,7 +46,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class _Links:
+class Links:
     """The pairs of a problem as columns: nets and their readers, nodes and what they depend on."""
 
     producers: Array
@@ -56,9 +56,20 @@ class _Links:
     preds: Array
 
 
-def flows(problem: Problem, weights: Array, cap: int) -> list[Flow]:
+def links_of(problem: Problem) -> Links:
+    """The links of a problem."""
+    nets, succs = problem.nets, problem.succs
+    return Links(
+        producers=np.array([net.producer for net in nets], dtype=np.int64),
+        read=np.repeat(np.arange(len(nets)), [len(net.readers) for net in nets]),
+        readers=np.array([v for net in nets for v in net.readers], dtype=np.int64),
+        nodes=np.array([v for after in succs for v in after], dtype=np.int64),
+        preds=np.repeat(np.arange(problem.size), [len(after) for after in succs]),
+    )
+
+
+def flows(problem: Problem, links: Links, weights: Array, cap: int) -> list[Flow]:
     """The networks of all first missing nodes of a spine: every ideal is one of some network."""
-    links = _links(problem)
     spine, below = _spine(problem, weights, cap)
     needed = [len(spine)] * problem.size  # by the first of the spine that depends on a node, or is it
     for index, node in enumerate(spine.tolist()):
@@ -96,18 +107,7 @@ def _reached(before: Sequence[Sequence[int]], starts: Array, order: Sequence[int
     return np.ascontiguousarray(rows.T).view(bool)
 
 
-def _links(problem: Problem) -> _Links:
-    nets, succs = problem.nets, problem.succs
-    return _Links(
-        producers=np.array([net.producer for net in nets], dtype=np.int64),
-        read=np.repeat(np.arange(len(nets)), [len(net.readers) for net in nets]),
-        readers=np.array([v for net in nets for v in net.readers], dtype=np.int64),
-        nodes=np.array([v for after in succs for v in after], dtype=np.int64),
-        preds=np.repeat(np.arange(problem.size), [len(after) for after in succs]),
-    )
-
-
-def _flow(links: _Links, weights: Array, inside: Array, outside: Array) -> Flow:
+def _flow(links: Links, weights: Array, inside: Array, outside: Array) -> Flow:
     """The network of the ideals that hold `inside` and nothing of `outside`."""
     from ortools.graph.python import max_flow
 
@@ -182,14 +182,13 @@ def cheapest(flow: Flow, amounts: Array, rate: float) -> int:
     return int(flow.network.optimal_flow())
 
 
-def live_nets(problem: Problem, flow: Flow, amounts: Array, rate: float) -> Array:
+def live_nets(links: Links, flow: Flow, amounts: Array, rate: float) -> Array:
     """Which nets are live at an ideal that is `cheapest`."""
     ideal = flow.inside.copy()
     if len(flow.nets):
         cheapest(flow, amounts, rate)
         side = np.array(flow.network.get_source_side_min_cut()) - 2
         ideal[flow.free[side[(side >= 0) & (side < len(flow.free))]]] = True
-    inside = ideal.tolist()
-    return np.array(
-        [inside[net.producer] and not all(inside[v] for v in net.readers) for net in problem.nets]
-    )
+    read = np.zeros(len(amounts), dtype=bool)
+    read[links.read[~ideal[links.readers]]] = True
+    return np.flatnonzero(read & ideal[links.producers])

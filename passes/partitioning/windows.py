@@ -31,6 +31,7 @@ from slicewise.passes.partitioning.spine import (
     cheapest,
     flows,
     least_cuts,
+    links_of,
     live_nets,
 )
 
@@ -44,6 +45,7 @@ _RATE = 0.5
 _NEAR = 0.1  # of the least: ideals that near decide too
 _SOFT = 0.05  # of the mean cut
 
+_NONE = np.zeros(0, dtype=np.int64)
 _Known = tuple[Array, int]  # the nets that are live at an ideal, and a price that comes with it
 
 
@@ -57,7 +59,8 @@ def window_bound(
     total = int(weights.sum())
     if total <= cap or cap <= 0 or not problem.nets:
         return 0
-    networks = flows(problem, weights, cap)
+    links = links_of(problem)
+    networks = flows(problem, links, weights, cap)
     amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)
     mean = max(1.0, float(np.mean([cheapest(flow, amounts, 0.0) for flow in networks])))
     rates = [price * mean / cap for price in _PRICES]
@@ -86,7 +89,7 @@ def window_bound(
             least, near = _least(networks, tries[index], part, rates, (start, cap))
             value += least
             for flow, rate, proven in near:
-                live = live_nets(problem, flow, part, rate)
+                live = live_nets(links, flow, part, rate)
                 known[index].append((live, proven - int(part[live].sum())))
         best = max(best, value)
         if time.monotonic() > deadline or best >= enough or not any(known):
@@ -155,18 +158,25 @@ def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float) -> Ar
 
     The least is softened, so that what is close to it counts too, and the later half is averaged.
     """
-    growth = np.zeros((len(amounts), len(known)))
-    average = np.zeros_like(growth)
-    live = [np.array([nets for nets, _ in pool], dtype=float) for pool in known]
+    live = [np.concatenate([nets for nets, _ in pool] or [_NONE]) for pool in known]
+    rows = [np.repeat(np.arange(len(pool)), [len(nets) for nets, _ in pool]) for pool in known]
     prices = [np.array([price for _, price in pool], dtype=float) for pool in known]
+    used = np.unique(np.concatenate(live))
+    live = [np.searchsorted(used, nets) for nets in live]
+    growth = np.zeros((len(known), len(used)))
+    average = np.zeros_like(growth)
     for count in range(_STEPS):
-        shares = np.exp(growth - growth.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
+        shares = np.exp(growth - growth.max(axis=0))
+        shares /= shares.sum(axis=0)
         if count >= _STEPS // 2:
             average += shares
-        for index, pool in enumerate(live):
-            if len(pool):
-                cut = pool @ (amounts * shares[:, index]) + prices[index]
+        for index, price in enumerate(prices):
+            if len(price):
+                part = amounts[used] * shares[index]
+                cut = price + np.bincount(rows[index], part[live[index]], len(price))
                 likely = np.exp((cut.min() - cut) / (_SOFT * mean))
-                growth[:, index] += _RATE * (likely / likely.sum()) @ pool
-    return np.asarray(average / average.sum(axis=1, keepdims=True))
+                likely *= _RATE / likely.sum()
+                growth[index] += np.bincount(live[index], likely[rows[index]], len(used))
+    found = np.full((len(amounts), len(known)), 1 / len(known))
+    found[used] = (average / average.sum(axis=0)).T
+    return found

@@ -68,21 +68,13 @@ def links_of(problem: Problem) -> Links:
     )
 
 
-def flows(problem: Problem, links: Links, weights: Array, cap: int) -> list[Flow]:
-    """The networks of all first missing nodes of a spine: every ideal is one of some network."""
-    spine, below = _spine(problem, weights, cap)
-    needed = [len(spine)] * problem.size  # by the first of the spine that depends on a node, or is it
-    for index, node in enumerate(spine.tolist()):
-        needed[node] = index
-    for node in range(problem.size - 1, -1, -1):
-        needed[node] = min((needed[node], *(needed[v] for v in problem.succs[node])))
-    first, nothing = np.array(needed), np.zeros(problem.size, dtype=bool)
-    found = [_flow(links, weights, first < index, row) for index, row in enumerate(below)]
-    return [*found, _flow(links, weights, first < len(spine), nothing)]
+def flows(
+    problem: Problem, links: Links, weights: Array, cap: int
+) -> tuple[list[Flow], tuple[Array, Array]]:
+    """The networks of all first missing nodes of a spine: every ideal is one of some network.
 
-
-def _spine(problem: Problem, weights: Array, cap: int) -> tuple[Array, Array]:
-    """Nodes in topological order, and for each a row of what depends on it, itself included."""
+    With the weights of ideals from which on and up to which nets are live, estimated.
+    """
     tried = np.arange(0, problem.size, 1 + problem.size // _MOST_TRIED)
     below = _reached(problem.preds, tried, range(problem.size))
     above = _reached(problem.succs, tried, range(problem.size - 1, -1, -1))
@@ -92,7 +84,29 @@ def _spine(problem: Problem, weights: Array, cap: int) -> tuple[Array, Array]:
     order = np.lexsort((tried, middle))
     order = order[rest[order] >= cap * _DEEP]
     order = order[:: 1 + len(order) // _MOST_SPINE]
-    return tried[order], below[order]
+    needed = [len(order)] * problem.size  # by the first of the spine that depends on it, or is it
+    for index, node in enumerate(tried[order].tolist()):
+        needed[node] = index
+    for node in range(problem.size - 1, -1, -1):
+        needed[node] = min((needed[node], *(needed[v] for v in problem.succs[node])))
+    first, nothing = np.array(needed), np.zeros(problem.size, dtype=bool)
+    found = [_flow(links, weights, first < k, below[node]) for k, node in enumerate(order)]
+    found.append(_flow(links, weights, first < len(order), nothing))
+    return found, _spans(links, weights, tried, below, above)
+
+
+def _spans(
+    links: Links, weights: Array, tried: Array, below: Array, above: Array
+) -> tuple[Array, Array]:
+    """For every net what its producer needs, and the most without a reader, from nodes `tried`."""
+    part = weights.sum() / max(1, weights[tried].sum())
+    needs, frees = np.zeros(len(weights)), np.zeros(len(weights))
+    for node, after, before in zip(tried, below, above, strict=True):
+        needs += weights[node] * part * after
+        frees += weights[node] * part * before
+    last = np.zeros(len(links.producers))
+    np.maximum.at(last, links.read, weights.sum() - frees[links.readers])
+    return needs[links.producers], last
 
 
 def _reached(before: Sequence[Sequence[int]], starts: Array, order: Sequence[int]) -> Array:

@@ -43,6 +43,7 @@ _ROUNDS = 40
 _STEPS = 200  # of multiplicative weights in a round
 _RATE = 0.5
 _NEAR = 0.1  # of the least: ideals that near decide too
+_FAR = 10.0  # how fast shares fall with the distance in caps
 _SOFT = 0.05  # of the mean cut
 
 _NONE = np.zeros(0, dtype=np.int64)
@@ -60,7 +61,7 @@ def window_bound(
     if total <= cap or cap <= 0 or not problem.nets:
         return 0
     links = links_of(problem)
-    networks = flows(problem, links, weights, cap)
+    networks, spans = flows(problem, links, weights, cap)
     amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)
     mean = max(1.0, float(np.mean([cheapest(flow, amounts, 0.0) for flow in networks])))
     rates = [price * mean / cap for price in _PRICES]
@@ -78,14 +79,15 @@ def window_bound(
         return 0
     known: list[list[_Known]] = [[] for _ in starts]
     tries = [dict.fromkeys(range(len(networks)), 0.0) for _ in starts]
-    shares = np.full((len(amounts), len(starts)), 1 / len(starts))
+    begin = _nearness(spans, np.array(starts), cap)
+    shares = _normal(begin)
     best = 0
     for _ in range(_ROUNDS):
         # Slightly less than all bytes, so that rounding never makes them more.
-        parts = (amounts[:, None] * (shares * (1 - 1e-9))).astype(np.int64)
+        parts = (amounts * (shares * (1 - 1e-9))).astype(np.int64)
         value = 0
         for index, start in enumerate(starts):
-            part = parts[:, index]
+            part = parts[index]
             least, near = _least(networks, tries[index], part, rates, (start, cap))
             value += least
             for flow, rate, proven in near:
@@ -94,7 +96,7 @@ def window_bound(
         best = max(best, value)
         if time.monotonic() > deadline or best >= enough or not any(known):
             break
-        shares = _share(known, amounts, mean)
+        shares = _share(known, amounts, mean, begin)
     return best
 
 
@@ -153,7 +155,19 @@ def _least(
     return (0 if least == NEVER else least), near
 
 
-def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float) -> Array:
+def _nearness(spans: tuple[Array, Array], starts: Array, cap: int) -> Array:
+    """For every window and net how far the net is from being live there, as a log of shares."""
+    early, late = spans[0] - (starts + cap)[:, None], starts[:, None] - spans[1]
+    return np.asarray(-_FAR * np.maximum(0, np.maximum(early, late)) / cap)
+
+
+def _normal(growth: Array) -> Array:
+    """Shares that are one together for every net."""
+    shares = np.exp(growth - growth.max(axis=0))
+    return np.asarray(shares / shares.sum(axis=0))
+
+
+def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float, begin: Array) -> Array:
     """Shares of every net in every window that do well for the known ideals.
 
     The least is softened, so that what is close to it counts too, and the later half is averaged.
@@ -163,11 +177,10 @@ def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float) -> Ar
     prices = [np.array([price for _, price in pool], dtype=float) for pool in known]
     used = np.unique(np.concatenate(live))
     live = [np.searchsorted(used, nets) for nets in live]
-    growth = np.zeros((len(known), len(used)))
+    growth = begin[:, used]
     average = np.zeros_like(growth)
     for count in range(_STEPS):
-        shares = np.exp(growth - growth.max(axis=0))
-        shares /= shares.sum(axis=0)
+        shares = _normal(growth)
         if count >= _STEPS // 2:
             average += shares
         for index, price in enumerate(prices):
@@ -177,6 +190,6 @@ def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float) -> Ar
                 likely = np.exp((cut.min() - cut) / (_SOFT * mean))
                 likely *= _RATE / likely.sum()
                 growth[index] += np.bincount(live[index], likely[rows[index]], len(used))
-    found = np.full((len(amounts), len(known)), 1 / len(known))
-    found[used] = (average / average.sum(axis=0)).T
+    found = _normal(begin)
+    found[:, used] = average / average.sum(axis=0)
     return found

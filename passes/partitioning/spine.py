@@ -25,6 +25,7 @@ Array = NDArray[Any]
 NEVER = 1 << 61
 _MOST_TRIED = 2_000  # nodes for the spine
 _MOST_SPINE = 500
+_MOST_ARCS = 4_000_000  # nodes of the graph, over all of the spine
 _DEEP = 0.25  # of a cap must depend on a node of the spine
 
 
@@ -83,7 +84,7 @@ def flows(
     middle = np.array([weights[row].sum() for row in above]) - rest
     order = np.lexsort((tried, middle))
     order = order[rest[order] >= cap * _DEEP]
-    order = order[:: 1 + len(order) // _MOST_SPINE]
+    order = order[:: 1 + len(order) // min(_MOST_SPINE, 1 + _MOST_ARCS // problem.size)]
     needed = [len(order)] * problem.size  # by the first of the spine that depends on it, or is it
     for index, node in enumerate(tried[order].tolist()):
         needed[node] = index
@@ -154,31 +155,44 @@ def _flow(links: Links, weights: Array, inside: Array, outside: Array) -> Flow:
 
 
 def least_cuts(
-    flow: Flow, amounts: Array, rates: Sequence[float], span: tuple[int, int, int], most: int
-) -> tuple[Array, float]:
+    flow: Flow,
+    amounts: Array,
+    rates: Sequence[float],
+    span: tuple[int, int, int],
+    most: int,
+    begin: int,
+) -> tuple[Array, int]:
     """What ideals cut at least in every bucket of weights of `span` (first, last, width), or `most`.
 
-    `amounts` are the bytes of the nets, `rates` the prices to try. With the price that decides the
-    bucket of the least; what no price bounds is negative.
+    `amounts` are the bytes of the nets, `rates` the prices that go up, `begin` the first to try. What
+    a price proves of a bucket is concave in the price, so for the bucket of the least a price is best
+    that is better than its neighbours; for others better ones may be left. With that price's index;
+    what no price bounds is negative.
     """
     first, last, width = span
     starts = np.arange(first, last) * width
     light = np.clip(starts, flow.low, flow.high) - flow.low
     heavy = np.clip(starts + width - 1, flow.low, flow.high) - flow.low
     found = np.full(last - first, -NEVER)
-    decisive = np.zeros(last - first)
-    for rate in rates:
+    decisive = np.full(last - first, begin)
+    left = set(range(len(rates)))
+    index: int | None = begin
+    while index is not None:
+        left.discard(index)
+        rate = rates[index]
         flown = cheapest(flow, amounts, rate)
-        if flown == 0:
-            continue
-        spent = rate * heavy if rate > 0 else rate * (light - (flow.high - flow.low))
-        # Prices are whole numbers, rounded down; a byte is for the rounding here.
-        proven = np.floor(flown - spent).astype(np.int64) - (rate != 0)
-        decisive[proven > found] = rate
-        np.maximum(found, proven, out=found)
-        if found.min() >= most:
+        if flown:
+            spent = rate * heavy if rate > 0 else rate * (light - (flow.high - flow.low))
+            # Prices are whole numbers, rounded down; a byte is for the rounding here.
+            proven = np.floor(flown - spent).astype(np.int64) - (rate != 0)
+            decisive[proven > found] = index
+            np.maximum(found, proven, out=found)
+        least = int(found.argmin())
+        if found[least] >= most:
             break
-    return found, float(decisive[found.argmin()])
+        at = int(decisive[least])
+        index = next((other for other in (at + 1, at - 1) if other in left), None)
+    return found, int(decisive[found.argmin()])
 
 
 def cheapest(flow: Flow, amounts: Array, rate: float) -> int:

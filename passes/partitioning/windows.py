@@ -17,8 +17,10 @@ decide the windows, then shares that make the best of all ideals found so far (m
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from slicewise.passes.partitioning.problem import Problem
 from slicewise.passes.partitioning.spine import (
     NEVER,
     Flow,
+    Links,
     cheapest,
     flows,
     least_cuts,
@@ -38,7 +41,9 @@ from slicewise.passes.partitioning.spine import (
 Array = NDArray[Any]
 
 _PER_CAP = 60  # buckets of weight
-_PRICES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 4.0, -4.0, 8.0, -8.0)  # in mean cuts
+_PRICES = (-8.0, -4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0)  # in mean cuts
+_FREE = _PRICES.index(0.0)
+_GAPS = eval(os.environ.get("GAPS","(0.0, 0.1, 0.2, 0.3)"))  # between windows, in caps, tried in turn
 _ROUNDS = 40
 _STEPS = 200  # of multiplicative weights in a round
 _RATE = 0.5
@@ -48,6 +53,19 @@ _SOFT = 0.05  # of the mean cut
 
 _NONE = np.zeros(0, dtype=np.int64)
 _Known = tuple[Array, int]  # the nets that are live at an ideal, and a price that comes with it
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What the windows of one choice have in common; `begin` are the logs of the first shares."""
+
+    links: Links
+    networks: Sequence[Flow]
+    amounts: Array
+    rates: Sequence[float]
+    mean: float
+    cap: int
+    begin: Array
 
 
 def window_bound(
@@ -65,50 +83,86 @@ def window_bound(
     amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)
     mean = max(1.0, float(np.mean([cheapest(flow, amounts, 0.0) for flow in networks])))
     rates = [price * mean / cap for price in _PRICES]
+    cuts = _least_by_weight(networks, amounts, rates, (total, cap), deadline)
+    step, best, tried = -(-cap // -(-cap // _PER_CAP)), 0, set()
+    for number, gap in enumerate(_GAPS, start=1):
+        starts = tuple(_windows(cuts, step, round(gap * step)))
+        if not starts or starts in tried:
+            continue
+        tried.add(starts)
+        if "SHOW" in os.environ: print([round(x/step,2) for x in starts], best/2**20)
+        until = time.monotonic() + (deadline - time.monotonic()) / (1 + len(_GAPS) - number)
+        begin = _nearness(spans, np.array(starts) * -(-cap // _PER_CAP), cap)
+        search = _Search(links, networks, amounts, rates, mean, cap, begin)
+        best = max(best, _shared_out(search, starts, until, enough))
+        if time.monotonic() > deadline or best >= enough:
+            break
+    return best
+
+
+def _least_by_weight(
+    networks: Sequence[Flow],
+    amounts: Array,
+    rates: Sequence[float],
+    weights: tuple[int, int],
+    deadline: float,
+) -> Array:
+    """What ideals cut at least, about, in every bucket of weights; nothing when time is over."""
+    total, cap = weights
     width = -(-cap // _PER_CAP)
     cuts = np.full(total // width + 1, NEVER)
     for flow in networks:
         first, last = flow.low // width, flow.high // width + 1
         most = int(cuts[first:last].max())
-        found, _ = least_cuts(flow, amounts, rates, (first, last, width), most)
-        np.minimum(cuts[first:last], np.maximum(found, 0), out=cuts[first:last])
+        found = np.zeros(last - first, dtype=np.int64)
+        for rate in rates[::2]:
+            proven, _ = least_cuts(flow, amounts, [rate], (first, last, width), most, 0)
+            np.maximum(found, proven, out=found)
+            if found.min() >= most:
+                break
+        np.minimum(cuts[first:last], found, out=cuts[first:last])
         if time.monotonic() > deadline:
-            return 0
-    starts = [bucket * width for bucket in _windows(cuts, -(-cap // width))]
-    if not starts:
-        return 0
+            return cuts[:0]
+    return cuts
+
+
+def _shared_out(search: _Search, buckets: Sequence[int], deadline: float, enough: int) -> int:
+    """The bound for windows that start at some buckets, with the best shares that were found."""
+    starts = [bucket * -(-search.cap // _PER_CAP) for bucket in buckets]
     known: list[list[_Known]] = [[] for _ in starts]
-    tries = [dict.fromkeys(range(len(networks)), 0.0) for _ in starts]
-    begin = _nearness(spans, np.array(starts), cap)
-    shares = _normal(begin)
+    tries = [dict.fromkeys(range(len(search.networks)), _FREE) for _ in starts]
+    shares = _normal(search.begin)
     best = 0
     for _ in range(_ROUNDS):
         # Slightly less than all bytes, so that rounding never makes them more.
-        parts = (amounts * (shares * (1 - 1e-9))).astype(np.int64)
+        parts = (search.amounts * (shares * (1 - 1e-9))).astype(np.int64)
         value = 0
         for index, start in enumerate(starts):
-            part = parts[index]
-            least, near = _least(networks, tries[index], part, rates, (start, cap))
+            least, near = _least(search, tries[index], parts[index], start)
             value += least
-            for flow, rate, proven in near:
-                live = live_nets(links, flow, part, rate)
-                known[index].append((live, proven - int(part[live].sum())))
+            for flow, price, proven in near:
+                live = live_nets(search.links, flow, parts[index], search.rates[price])
+                known[index].append((live, proven - int(parts[index][live].sum())))
+        if value > best: kept=shares
         best = max(best, value)
         if time.monotonic() > deadline or best >= enough or not any(known):
             break
-        shares = _share(known, amounts, mean, begin)
+        V=os.environ.get("VAR","a")
+        if V=="a": shares = _share(known, search)
+        if V=="b": shares = (_share(known, search)+kept)/2
+        if V=="e": shares = (_share(known, search)+shares)/2
     return best
 
 
-def _windows(cuts: Array, step: int) -> list[int]:
-    """The first buckets of windows of `step` buckets, none overlapping, whose least cuts are most."""
+def _windows(cuts: Array, step: int, gap: int) -> list[int]:
+    """The first buckets of windows of `step` buckets, `gap` apart, whose least cuts are most."""
     if len(cuts) < step + 2:
         return []
     spans = np.lib.stride_tricks.sliding_window_view(cuts[1:-1], step).min(axis=1)
     gains = np.where(spans < NEVER, spans, 0)  # of the window that starts at bucket 1, 2, ...
     best = np.zeros(len(cuts) + 1, dtype=np.int64)  # of windows that end before a bucket
     for end in range(step + 1, len(cuts)):
-        best[end] = max(best[end - 1], best[end - step] + gains[end - step - 1])
+        best[end] = max(best[end - 1], best[max(0, end - step - gap)] + gains[end - step - 1])
     starts, end = [], len(cuts) - 1
     while end > step:
         if best[end] == best[end - 1]:
@@ -116,39 +170,35 @@ def _windows(cuts: Array, step: int) -> list[int]:
             continue
         end -= step
         starts.append(end)
+        end -= gap
     return starts[::-1]
 
 
 def _least(
-    networks: Sequence[Flow],
-    tries: dict[int, float],
-    part: Array,
-    rates: Sequence[float],
-    window: tuple[int, int],
-) -> tuple[int, list[tuple[Flow, float, int]]]:
+    search: _Search, tries: dict[int, int], part: Array, start: int
+) -> tuple[int, list[tuple[Flow, int, int]]]:
     """The least that ideals of start <= weight < start + cap cut, and what is not far from it.
 
     `tries` are the networks in the order in which they are tried, with the price to begin with. What
     decided comes first the next time.
     """
-    start, cap = window
+    cap = search.cap
     width, least = -(-cap // _PER_CAP), NEVER
     near, decided = [], {}
     for index, price in list(tries.items()):
-        flow = networks[index]
+        flow = search.networks[index]
         if flow.high < start or flow.low >= start + cap:
             continue
         first = max(start, flow.low) // width
         last = min(start + cap - 1, flow.high) // width + 1
         most = NEVER if least == NEVER else int(least * (1 + _NEAR))
-        prices = [price, *(rate for rate in rates if rate != price)]
-        found, rate = least_cuts(flow, part, prices, (first, last, width), most)
+        found, price = least_cuts(flow, part, search.rates, (first, last, width), most, price)
         proven = int(found.min())
         least = min(least, max(0, proven))
-        tries[index] = rate
+        tries[index] = price
         if proven > -NEVER and (proven < most or proven <= 0):
-            decided[index] = rate
-            near.append((flow, rate, proven))
+            decided[index] = price
+            near.append((flow, price, proven))
     rest = {index: price for index, price in tries.items() if index not in decided}
     tries.clear()
     tries.update(decided | rest)
@@ -167,7 +217,7 @@ def _normal(growth: Array) -> Array:
     return np.asarray(shares / shares.sum(axis=0))
 
 
-def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float, begin: Array) -> Array:
+def _share(known: Sequence[Sequence[_Known]], search: _Search) -> Array:
     """Shares of every net in every window that do well for the known ideals.
 
     The least is softened, so that what is close to it counts too, and the later half is averaged.
@@ -177,7 +227,8 @@ def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float, begin
     prices = [np.array([price for _, price in pool], dtype=float) for pool in known]
     used = np.unique(np.concatenate(live))
     live = [np.searchsorted(used, nets) for nets in live]
-    growth = begin[:, used]
+    amounts = search.amounts[used]
+    growth = search.begin[:, used]
     average = np.zeros_like(growth)
     for count in range(_STEPS):
         shares = _normal(growth)
@@ -185,11 +236,11 @@ def _share(known: Sequence[Sequence[_Known]], amounts: Array, mean: float, begin
             average += shares
         for index, price in enumerate(prices):
             if len(price):
-                part = amounts[used] * shares[index]
+                part = amounts * shares[index]
                 cut = price + np.bincount(rows[index], part[live[index]], len(price))
-                likely = np.exp((cut.min() - cut) / (_SOFT * mean))
+                likely = np.exp((cut.min() - cut) / (_SOFT * search.mean))
                 likely *= _RATE / likely.sum()
                 growth[index] += np.bincount(live[index], likely[rows[index]], len(used))
-    found = _normal(begin)
+    found = _normal(search.begin)
     found[:, used] = average / average.sum(axis=0)
     return found

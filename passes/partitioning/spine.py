@@ -6,7 +6,8 @@ its descendants. Between these two sets a minimum cut with a price on weight is 
 r >= 0 per byte of weight and F = min over ideals I of cut(I) + r w(I), an ideal of weight w cuts at
 least F - r w; r < 0 likewise. For every weight the best price counts, and the least of the first
 missing nodes. Nodes that little depends on are no good spine, since almost everything else may be
-inside without them: they are left to the minimum cut.
+inside without them: they are left to the minimum cut. Nothing here asks for all nodes, or for good
+ones: a spine of few nodes only leaves more to each minimum cut. So large graphs have a sparse one.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ Array = NDArray[Any]
 
 NEVER = 1 << 61
 _MOST_TRIED = 2_000  # nodes for the spine
+_MOST_BITS = 40_000_000  # those times nodes of the graph
 _MOST_SPINE = 500
-_MOST_ARCS = 4_000_000  # nodes of the graph, over all of the spine
+_MOST_FREE = 4_000_000  # those times nodes of the graph
 _DEEP = 0.25  # of a cap must depend on a node of the spine
 
 
@@ -74,9 +76,10 @@ def flows(
 ) -> tuple[list[Flow], tuple[Array, Array]]:
     """The networks of all first missing nodes of a spine: every ideal is one of some network.
 
-    With the weights of ideals from which on and up to which nets are live, estimated.
+    With the weights of ideals from which on and up to which nets may be live, estimated.
     """
-    tried = np.arange(0, problem.size, 1 + problem.size // _MOST_TRIED)
+    most = min(_MOST_TRIED, 1 + _MOST_BITS // problem.size)
+    tried = np.arange(0, problem.size, 1 + problem.size // most)
     below = _reached(problem.preds, tried, range(problem.size))
     above = _reached(problem.succs, tried, range(problem.size - 1, -1, -1))
     rest = np.array([weights[row].sum() for row in below])
@@ -84,7 +87,8 @@ def flows(
     middle = np.array([weights[row].sum() for row in above]) - rest
     order = np.lexsort((tried, middle))
     order = order[rest[order] >= cap * _DEEP]
-    order = order[:: 1 + len(order) // min(_MOST_SPINE, 1 + _MOST_ARCS // problem.size)]
+    most = min(_MOST_SPINE, 1 + _MOST_FREE // problem.size)
+    order = order[:: 1 + len(order) // most]
     needed = [len(order)] * problem.size  # by the first of the spine that depends on it, or is it
     for index, node in enumerate(tried[order].tolist()):
         needed[node] = index
@@ -99,7 +103,10 @@ def flows(
 def _spans(
     links: Links, weights: Array, tried: Array, below: Array, above: Array
 ) -> tuple[Array, Array]:
-    """For every net what its producer needs, and the most without a reader, from nodes `tried`."""
+    """For every net the weight that its producer needs, and the most there is without a reader.
+
+    Estimated from the nodes `tried`.
+    """
     part = weights.sum() / max(1, weights[tried].sum())
     needs, frees = np.zeros(len(weights)), np.zeros(len(weights))
     for node, after, before in zip(tried, below, above, strict=True):
@@ -164,10 +171,10 @@ def least_cuts(
 ) -> tuple[Array, int]:
     """What ideals cut at least in every bucket of weights of `span` (first, last, width), or `most`.
 
-    `amounts` are the bytes of the nets, `rates` the prices that go up, `begin` the first to try. What
-    a price proves of a bucket is concave in the price, so for the bucket of the least a price is best
-    that is better than its neighbours; for others better ones may be left. With that price's index;
-    what no price bounds is negative.
+    `amounts` are the bytes of the nets, `rates` the prices, which go up, `begin` the index of the first
+    to try. What a price proves of a bucket is concave in the price. So a price that is better than its
+    neighbours is the best for the bucket of the least, and others are not tried; for other buckets
+    they may prove more. With the index of that price; what no price bounds is negative.
     """
     first, last, width = span
     starts = np.arange(first, last) * width

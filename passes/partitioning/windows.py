@@ -11,13 +11,13 @@ together are at most its bytes. Then every assignment pays at least
 where a net is live in several windows, or one ideal stands for several, its shares there together are
 still at most its bytes, which are paid. This holds for any windows and shares.
 
-Windows are put where the cuts are largest. Shares are found by going to and fro: find the ideals that
-decide the windows, then shares that make the best of all ideals found so far (multiplicative weights).
+Windows are put where the cuts are largest, some way apart. Shares are found by going to and fro: find
+the ideals that decide the windows, then shares that make the best of all ideals found so far
+(multiplicative weights). The first shares are equal where a net can be live, and small elsewhere.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ Array = NDArray[Any]
 _PER_CAP = 60  # buckets of weight
 _PRICES = (-8.0, -4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0)  # in mean cuts
 _FREE = _PRICES.index(0.0)
-_GAPS = eval(os.environ.get("GAPS","(0.0, 0.1, 0.2, 0.3)"))  # between windows, in caps, tried in turn
+_GAPS = (0.2, 0.4)  # between windows, in caps: nets that are live in two of them are shared
 _ROUNDS = 40
 _STEPS = 200  # of multiplicative weights in a round
 _RATE = 0.5
@@ -52,12 +52,12 @@ _FAR = 10.0  # how fast shares fall with the distance in caps
 _SOFT = 0.05  # of the mean cut
 
 _NONE = np.zeros(0, dtype=np.int64)
-_Known = tuple[Array, int]  # the nets that are live at an ideal, and a price that comes with it
+_Ideal = tuple[Array, int]  # the nets that are live at an ideal, and a price that comes with it
 
 
 @dataclass(frozen=True, slots=True)
-class _Search:
-    """What the windows of one choice have in common; `begin` are the logs of the first shares."""
+class _Cuts:
+    """The networks, and what all windows have in common: bytes of nets, prices, a mean cut."""
 
     links: Links
     networks: Sequence[Flow]
@@ -65,7 +65,7 @@ class _Search:
     rates: Sequence[float]
     mean: float
     cap: int
-    begin: Array
+    width: int  # of a bucket
 
 
 def window_bound(
@@ -73,7 +73,7 @@ def window_bound(
 ) -> int:
     """Bytes that every assignment pays whose slices weigh at most `cap`; stops at `enough`.
 
-    0 where the graph is too large, or time is over before the windows are found.
+    0 where time is over before the windows are found.
     """
     total = int(weights.sum())
     if total <= cap or cap <= 0 or not problem.nets:
@@ -83,40 +83,30 @@ def window_bound(
     amounts = np.array([net.bytes for net in problem.nets], dtype=np.int64)
     mean = max(1.0, float(np.mean([cheapest(flow, amounts, 0.0) for flow in networks])))
     rates = [price * mean / cap for price in _PRICES]
-    cuts = _least_by_weight(networks, amounts, rates, (total, cap), deadline)
-    step, best, tried = -(-cap // -(-cap // _PER_CAP)), 0, set()
-    for number, gap in enumerate(_GAPS, start=1):
-        starts = tuple(_windows(cuts, step, round(gap * step)))
-        if not starts or starts in tried:
-            continue
-        tried.add(starts)
-        if "SHOW" in os.environ: print([round(x/step,2) for x in starts], best/2**20)
-        until = time.monotonic() + (deadline - time.monotonic()) / (1 + len(_GAPS) - number)
-        begin = _nearness(spans, np.array(starts) * -(-cap // _PER_CAP), cap)
-        search = _Search(links, networks, amounts, rates, mean, cap, begin)
-        best = max(best, _shared_out(search, starts, until, enough))
-        if time.monotonic() > deadline or best >= enough:
+    known = _Cuts(links, networks, amounts, rates, mean, cap, width=-(-cap // _PER_CAP))
+    cuts = _by_weight(known, total, deadline)
+    step = -(-cap // known.width)
+    chosen = dict.fromkeys(tuple(_windows(cuts, step, round(gap * step))) for gap in _GAPS)
+    chosen.pop((), None)
+    best = 0
+    for left, buckets in zip(range(len(chosen), 0, -1), chosen, strict=True):
+        until = time.monotonic() + (deadline - time.monotonic()) / left
+        starts = np.array(buckets, dtype=np.int64) * known.width
+        best = max(best, _shared_out(known, starts, _nearness(spans, starts, cap), until, enough))
+        if best >= enough:
             break
     return best
 
 
-def _least_by_weight(
-    networks: Sequence[Flow],
-    amounts: Array,
-    rates: Sequence[float],
-    weights: tuple[int, int],
-    deadline: float,
-) -> Array:
-    """What ideals cut at least, about, in every bucket of weights; nothing when time is over."""
-    total, cap = weights
-    width = -(-cap // _PER_CAP)
-    cuts = np.full(total // width + 1, NEVER)
-    for flow in networks:
-        first, last = flow.low // width, flow.high // width + 1
+def _by_weight(known: _Cuts, total: int, deadline: float) -> Array:
+    """What ideals cut at least, about, in every bucket of weights; none when time is over."""
+    cuts = np.full(total // known.width + 1, NEVER)
+    for flow in known.networks:
+        first, last = flow.low // known.width, flow.high // known.width + 1
         most = int(cuts[first:last].max())
         found = np.zeros(last - first, dtype=np.int64)
-        for rate in rates[::2]:
-            proven, _ = least_cuts(flow, amounts, [rate], (first, last, width), most, 0)
+        for rate in known.rates[::2]:
+            proven, _ = least_cuts(flow, known.amounts, [rate], (first, last, known.width), most, 0)
             np.maximum(found, proven, out=found)
             if found.min() >= most:
                 break
@@ -124,34 +114,6 @@ def _least_by_weight(
         if time.monotonic() > deadline:
             return cuts[:0]
     return cuts
-
-
-def _shared_out(search: _Search, buckets: Sequence[int], deadline: float, enough: int) -> int:
-    """The bound for windows that start at some buckets, with the best shares that were found."""
-    starts = [bucket * -(-search.cap // _PER_CAP) for bucket in buckets]
-    known: list[list[_Known]] = [[] for _ in starts]
-    tries = [dict.fromkeys(range(len(search.networks)), _FREE) for _ in starts]
-    shares = _normal(search.begin)
-    best = 0
-    for _ in range(_ROUNDS):
-        # Slightly less than all bytes, so that rounding never makes them more.
-        parts = (search.amounts * (shares * (1 - 1e-9))).astype(np.int64)
-        value = 0
-        for index, start in enumerate(starts):
-            least, near = _least(search, tries[index], parts[index], start)
-            value += least
-            for flow, price, proven in near:
-                live = live_nets(search.links, flow, parts[index], search.rates[price])
-                known[index].append((live, proven - int(parts[index][live].sum())))
-        if value > best: kept=shares
-        best = max(best, value)
-        if time.monotonic() > deadline or best >= enough or not any(known):
-            break
-        V=os.environ.get("VAR","a")
-        if V=="a": shares = _share(known, search)
-        if V=="b": shares = (_share(known, search)+kept)/2
-        if V=="e": shares = (_share(known, search)+shares)/2
-    return best
 
 
 def _windows(cuts: Array, step: int, gap: int) -> list[int]:
@@ -168,31 +130,53 @@ def _windows(cuts: Array, step: int, gap: int) -> list[int]:
         if best[end] == best[end - 1]:
             end -= 1
             continue
-        end -= step
-        starts.append(end)
-        end -= gap
+        starts.append(end - step)
+        end -= step + gap
     return starts[::-1]
 
 
+def _shared_out(known: _Cuts, starts: Array, begin: Array, deadline: float, enough: int) -> int:
+    """The bound for windows from `starts` on; `begin` are the logs of the first shares."""
+    pools: list[list[_Ideal]] = [[] for _ in starts]
+    tries = [dict.fromkeys(range(len(known.networks)), _FREE) for _ in starts]
+    shares = _normal(begin)
+    best = 0
+    for _ in range(_ROUNDS):
+        # Slightly less than all bytes, so that rounding never makes them more.
+        parts = (known.amounts * (shares * (1 - 1e-9))).astype(np.int64)
+        value = 0
+        for pool, tried, start, part in zip(pools, tries, starts.tolist(), parts, strict=True):
+            least, near = _least(known, tried, part, start)
+            value += least
+            for flow, price, proven in near:
+                live = live_nets(known.links, flow, part, known.rates[price])
+                pool.append((live, proven - int(part[live].sum())))
+        best = max(best, value)
+        if time.monotonic() > deadline or best >= enough or not any(pools):
+            break
+        shares = _share(known, pools, begin)
+    return best
+
+
 def _least(
-    search: _Search, tries: dict[int, int], part: Array, start: int
+    known: _Cuts, tries: dict[int, int], part: Array, start: int
 ) -> tuple[int, list[tuple[Flow, int, int]]]:
     """The least that ideals of start <= weight < start + cap cut, and what is not far from it.
 
-    `tries` are the networks in the order in which they are tried, with the price to begin with. What
+    `tries` are the networks in the order in which they are tried, with the index of the
+    price to begin with. What
     decided comes first the next time.
     """
-    cap = search.cap
-    width, least = -(-cap // _PER_CAP), NEVER
+    cap, width, least = known.cap, known.width, NEVER
     near, decided = [], {}
     for index, price in list(tries.items()):
-        flow = search.networks[index]
+        flow = known.networks[index]
         if flow.high < start or flow.low >= start + cap:
             continue
         first = max(start, flow.low) // width
         last = min(start + cap - 1, flow.high) // width + 1
         most = NEVER if least == NEVER else int(least * (1 + _NEAR))
-        found, price = least_cuts(flow, part, search.rates, (first, last, width), most, price)
+        found, price = least_cuts(flow, part, known.rates, (first, last, width), most, price)
         proven = int(found.min())
         least = min(least, max(0, proven))
         tries[index] = price
@@ -217,18 +201,18 @@ def _normal(growth: Array) -> Array:
     return np.asarray(shares / shares.sum(axis=0))
 
 
-def _share(known: Sequence[Sequence[_Known]], search: _Search) -> Array:
+def _share(known: _Cuts, pools: Sequence[Sequence[_Ideal]], begin: Array) -> Array:
     """Shares of every net in every window that do well for the known ideals.
 
     The least is softened, so that what is close to it counts too, and the later half is averaged.
     """
-    live = [np.concatenate([nets for nets, _ in pool] or [_NONE]) for pool in known]
-    rows = [np.repeat(np.arange(len(pool)), [len(nets) for nets, _ in pool]) for pool in known]
-    prices = [np.array([price for _, price in pool], dtype=float) for pool in known]
+    live = [np.concatenate([nets for nets, _ in pool] or [_NONE]) for pool in pools]
+    rows = [np.repeat(np.arange(len(pool)), [len(nets) for nets, _ in pool]) for pool in pools]
+    prices = [np.array([price for _, price in pool], dtype=float) for pool in pools]
     used = np.unique(np.concatenate(live))
     live = [np.searchsorted(used, nets) for nets in live]
-    amounts = search.amounts[used]
-    growth = search.begin[:, used]
+    amounts = known.amounts[used]
+    growth = begin[:, used]
     average = np.zeros_like(growth)
     for count in range(_STEPS):
         shares = _normal(growth)
@@ -238,9 +222,9 @@ def _share(known: Sequence[Sequence[_Known]], search: _Search) -> Array:
             if len(price):
                 part = amounts * shares[index]
                 cut = price + np.bincount(rows[index], part[live[index]], len(price))
-                likely = np.exp((cut.min() - cut) / (_SOFT * search.mean))
+                likely = np.exp((cut.min() - cut) / (_SOFT * known.mean))
                 likely *= _RATE / likely.sum()
                 growth[index] += np.bincount(live[index], likely[rows[index]], len(used))
-    found = _normal(search.begin)
+    found = _normal(begin)
     found[:, used] = average / average.sum(axis=0)
     return found

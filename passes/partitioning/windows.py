@@ -76,7 +76,7 @@ def window_bound(
     0 where time is over before the windows are found.
     """
     total = int(weights.sum())
-    if total <= cap or cap <= 0 or not problem.nets:
+    if total <= cap or cap <= 0 or not problem.nets or time.monotonic() > deadline:
         return 0
     links = links_of(problem)
     networks, spans = flows(problem, links, weights, cap)

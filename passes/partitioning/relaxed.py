@@ -28,6 +28,7 @@ MOST_VARIABLES = 60_000  # nodes times slices for which CP-SAT is tried
 _FEW_PREFIXES = 20_000  # so few are enumerated before any relaxation is thought of
 _MOST_PREFIXES = 400_000
 _WIDE = 200  # nodes from which on the bound at windows is worth its seconds
+_CLOSE = 0.8  # of the best bytes: a bound so near is left as it is
 _FIRST_SHARE = 0.2  # of the time for a first proof; then assignments are improved
 _IMPROVING = 0.8  # of the rest; what is left proves again
 _MOST_CELLS = 200_000_000  # bytes of tables: prefixes times nodes and nets
@@ -206,7 +207,7 @@ def _cut_bound(problem: Problem, best: Assignment | None, deadline: float) -> in
         if time.monotonic() < until:
             bound = max(bound, lower_bound(problem, order, deadline=until))
     enough = None if best is None else cost(problem, best)
-    if problem.size < _WIDE or enough is None or bound * 2 > enough:
+    if problem.size < _WIDE or enough is None or bound >= enough * _CLOSE:
         return bound
     until = time.monotonic() + (deadline - time.monotonic()) / 3
     for amounts, cap in problem.resources:

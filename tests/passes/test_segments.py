@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slicewise.passes.partitioning import segments, windows
+from slicewise.passes.partitioning import segments, spine, windows
 from slicewise.passes.partitioning.anneal import anneal
 from slicewise.passes.partitioning.improve import improve
 from slicewise.passes.partitioning.order import cut_order
@@ -262,6 +262,24 @@ def check_window_bound(problem: Problem) -> tuple[int, int]:
 @given(st.integers(0, 1 << 32), st.sampled_from((random_problem, narrow_problem, twin_problem)))
 def test_the_bound_at_windows_holds(seed: int, make: Callable[[random.Random], Problem]):
     check_window_bound(make(random.Random(seed)))
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.integers(0, 1 << 32),
+    st.sampled_from((random_problem, narrow_problem, twin_problem)),
+    st.sampled_from((1, 2, 4)),
+)
+def test_the_bound_at_windows_holds_with_a_sparse_spine(
+    seed: int, make: Callable[[random.Random], Problem], most: int
+):
+    problem = make(random.Random(seed))
+    free = most * problem.size
+    with (
+        mock.patch.object(spine, "_MOST_TRIED", 2 * most),
+        mock.patch.object(spine, "_MOST_FREE", free),
+    ):
+        check_window_bound(problem)
 
 
 def test_the_bound_at_windows_is_no_small_part_of_what_wide_graphs_pay():

@@ -17,10 +17,9 @@ import numpy as np
 
 from slicewise.errors import TargetError
 
-from .endpoint import AWS, BUCKETS, aws_network
+from .endpoint import BUCKETS, bucket_environment, local_platform
 from .functions import Function
 from .profile import Profile
-from .runtime.store import BUCKET_VARIABLES
 
 FULL_MB = 1769  # one full vCPU
 MEMORIES_MB = (256, 512, FULL_MB)
@@ -130,19 +129,16 @@ def local_site(
     memories_mb: Sequence[int] = MEMORIES_MB,
 ) -> Iterator[Site]:
     """The local platform, with a network emulated as `profile` has it when `network` is "aws"."""
-    if network not in (None, AWS):
-        raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
-    try:
-        from .local import Platform
-    except ImportError as error:
-        raise TargetError(
-            f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
-        ) from error
-    environment = {BUCKET_VARIABLES[way]: bucket for way, bucket in BUCKETS.items()}
+    environment = bucket_environment(BUCKETS)
     with TemporaryDirectory(prefix="slicewise-calibrate-") as directory:
         probes = write_probes(Path(directory), "probe", memories_mb, environment)
-        emulated = aws_network(profile, network_seed) if network else None
-        with Platform(probes, buckets=tuple(BUCKETS.values()), network=emulated) as platform:
+        with local_platform(
+            probes,
+            profile,
+            network=network,
+            network_seed=network_seed,
+            buckets=tuple(BUCKETS.values()),
+        ) as platform:
             platform.client("s3")  # it takes a second to load
             yield Site(
                 name=f"the local platform ({platform.enforcement.kind})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
 from .bundle import read_functions
+from .functions import Function
 from .profile import MB, Profile
 
 if TYPE_CHECKING:
+    from .local import Platform
     from .local.network import Network
 
 AWS = "aws"
@@ -36,32 +39,58 @@ def serve(
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
     `network_seed` gives the same waits.
     """
-    if network not in (None, AWS):
-        raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
-    try:
-        from .local import Platform
-        from .runtime.store import BUCKET_VARIABLES
-    except ImportError as error:
-        raise TargetError(
-            f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
-        ) from error
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
-    environment = {BUCKET_VARIABLES[name]: bucket for name, bucket in buckets.items()}
-    entry, functions = read_functions(directory, environment)
+    entry, functions = read_functions(directory, bucket_environment(buckets))
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions
     ]
-    platform = Platform(
+    platform = local_platform(
         functions,
+        profile,
+        network=network,
+        network_seed=network_seed,
         buckets=tuple(buckets.values()),
         package_limit_bytes=int(profile.limits.package_mb_max * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
-        network=aws_network(profile, network_seed) if network else None,
         **options,
     )
     platform.start()
     return LocalEndpoint(plan, entry, platform, buckets)
+
+
+def local_platform(
+    functions: Sequence[Function],
+    profile: Profile,
+    *,
+    network: str | None,
+    network_seed: int,
+    **options: Any,
+) -> Platform:
+    """The local platform, not started yet. Raises `TargetError` when it is not installed."""
+    if network not in (None, AWS):
+        raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
+    try:
+        from .local import Platform
+    except ImportError as error:
+        raise _not_installed(error) from error
+    emulated = aws_network(profile, network_seed) if network else None
+    return Platform(functions, network=emulated, **options)
+
+
+def bucket_environment(buckets: Mapping[str, str]) -> dict[str, str]:
+    """What tells functions their buckets, by transport. Raises `TargetError` without boto3."""
+    try:
+        from .runtime.store import BUCKET_VARIABLES
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return {BUCKET_VARIABLES[name]: bucket for name, bucket in buckets.items()}
+
+
+def _not_installed(error: ImportError) -> TargetError:
+    return TargetError(
+        f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
+    )
 
 
 def aws_network(profile: Profile, seed: int = 0) -> Network:

@@ -79,11 +79,12 @@ def test_every_kernel_belongs_to_the_ops_that_it_computes(made: Analysed, tmp_pa
         of_kind.setdefault(kinds[name], []).append({made.graph.op[op].kind for op in ops})
 
     assert set(kinds) == set(found)  # also the layout's changes
-    # Whether the sum is fused into a convolution or stays with the layout's change is ONNX Runtime's.
-    assert len(of_kind["Conv"]) == 3
-    assert all("aten.conv2d" in ops for ops in of_kind["Conv"])
-    norm = {"aten.conv2d", "aten._native_batch_norm_legit_no_training", "aten.relu"}
-    assert norm in of_kind["Conv"]
+    # The second one takes in a sum and an activation, which are views then and take no time.
+    assert sorted(of_kind["Conv"], key=len) == [
+        {"aten.conv2d"},
+        {"aten.conv2d"},
+        {"aten.conv2d", "aten._native_batch_norm_legit_no_training", "aten.relu"},
+    ]
     assert any("aten.gelu" in ops for ops in of_kind.get("Gelu", of_kind.get("BiasGelu", [])))
     assert {op for ops in found.values() for op in ops} >= {
         op.name for op in made.graph.ops if op.inputs and not op.is_view

@@ -1,7 +1,6 @@
 """The estimate of a function's memory, against what the local platform measures of it.
 
-The peak while a model loads is sampled, so the upper side is wider than what benchmarks/memory.py claims
-(1.10).
+The tolerance is the one that benchmarks/memory.py claims.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import nn
 import slicewise
 from slicewise import Limits, targets
 
-LOWEST, HIGHEST = 0.97, 1.15
+LOWEST, HIGHEST = 0.97, 1.10
 
 
 def convolutions() -> tuple[nn.Module, torch.Tensor, Limits]:

@@ -116,6 +116,23 @@ def bert_base(tokens: int = 128) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     return model, (torch.randint(0, 30_000, (1, tokens)),)
 
 
+class StackedLstm(nn.Module):
+    """Embedding, LSTM layers with a sum around each, and a head: `layers` of `width`."""
+
+    def __init__(self, layers: int = 4, width: int = 256, words: int = 5000) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width)
+        self.layers = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(layers))
+        self.head = nn.Linear(width, words)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
 IMAGE_MODELS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-50": lambda: resnet(50),
     "VGG-16": vgg16,

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from models import StackedLstm, image_model
 from torch import nn
 
 from slicewise import Limits
@@ -51,54 +52,13 @@ def bert(layers: int, width: int, tokens: int) -> Callable[[], tuple[nn.Module, 
     return make
 
 
-def resnet50() -> tuple[nn.Module, Any]:
-    from transformers import ResNetConfig, ResNetModel
-
-    return ResNetModel(ResNetConfig()), {"pixel_values": torch.randn(1, 3, 224, 224)}
-
-
-def mobilenet() -> tuple[nn.Module, Any]:
-    from transformers import MobileNetV2Config, MobileNetV2Model
-
-    return MobileNetV2Model(MobileNetV2Config()), {"pixel_values": torch.randn(1, 3, 224, 224)}
-
-
-def vgg16() -> tuple[nn.Module, Any]:
-    """Half the channels, for images of 112 x 112."""
-    layers: list[nn.Module] = []
-    before = 3
-    for width in (32, 32, 0, 64, 64, 0, 128, 128, 128, 0, 256, 256, 256, 0, 256, 256, 256, 0):
-        if width:
-            layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
-            before = width
-        else:
-            layers.append(nn.MaxPool2d(2))
-    head = [nn.Flatten(), nn.Linear(256 * 9, 2048), nn.ReLU(), nn.Linear(2048, 1000)]
-    return nn.Sequential(*layers, *head), (torch.randn(1, 3, 112, 112),)
-
-
-class _Lstm(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(5000, 256)
-        self.layers = nn.ModuleList(nn.LSTM(256, 256, batch_first=True) for _ in range(4))
-        self.head = nn.Linear(256, 5000)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embedding(tokens)
-        for layer in self.layers:
-            x = x + layer(x)[0]
-        found: torch.Tensor = self.head(x)
-        return found
-
-
 MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "minilm": bert(6, 384, 128),
     "bert-base": bert(12, 768, 128),
-    "resnet50": resnet50,
-    "mobilenetv2": mobilenet,
-    "vgg16": vgg16,
-    "lstm": lambda: (_Lstm(), (torch.randint(0, 5000, (1, 100)),)),
+    "resnet50": lambda: image_model("ResNet-50"),
+    "mobilenetv2": lambda: image_model("MobileNetV2"),
+    "vgg16": lambda: image_model("VGG-16"),
+    "lstm": lambda: (StackedLstm(), (torch.randint(0, 5000, (1, 100)),)),
 }
 SLICES = (2, 3, 5)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from slicewise.errors import TargetError
 
-from .endpoint import BUCKETS, bucket_environment, local_platform
+from .endpoint import BUCKETS, bucket_environment, emulated_network, local_platform
 from .functions import Function
 from .profile import Profile
 
@@ -129,14 +129,13 @@ def local_site(
     memories_mb: Sequence[int] = MEMORIES_MB,
 ) -> Iterator[Site]:
     """The local platform, with a network emulated as `profile` has it when `network` is "aws"."""
+    emulated = emulated_network(network, profile, network_seed)
     environment = bucket_environment(BUCKETS)
     with TemporaryDirectory(prefix="slicewise-calibrate-") as directory:
         probes = write_probes(Path(directory), "probe", memories_mb, environment)
         with local_platform(
             probes,
-            profile,
-            network=network,
-            network_seed=network_seed,
+            network=emulated,
             buckets=tuple(BUCKETS.values()),
         ) as platform:
             platform.client("s3")  # it takes a second to load

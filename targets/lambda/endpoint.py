@@ -39,6 +39,7 @@ def serve(
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
     `network_seed` gives the same waits.
     """
+    emulated = emulated_network(network, profile, network_seed)
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
     entry, functions = read_functions(directory, bucket_environment(buckets))
     functions = [
@@ -47,9 +48,7 @@ def serve(
     ]
     platform = local_platform(
         functions,
-        profile,
-        network=network,
-        network_seed=network_seed,
+        network=emulated,
         buckets=tuple(buckets.values()),
         package_limit_bytes=int(profile.limits.package_mb_max * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
@@ -60,22 +59,14 @@ def serve(
 
 
 def local_platform(
-    functions: Sequence[Function],
-    profile: Profile,
-    *,
-    network: str | None,
-    network_seed: int,
-    **options: Any,
+    functions: Sequence[Function], *, network: Network | None, **options: Any
 ) -> Platform:
     """The local platform, not started yet. Raises `TargetError` when it is not installed."""
-    if network not in (None, AWS):
-        raise TargetError(f"network={network!r} is not known; it can be {AWS!r}, or None for none")
     try:
         from .local import Platform
     except ImportError as error:
         raise _not_installed(error) from error
-    emulated = aws_network(profile, network_seed) if network else None
-    return Platform(functions, network=emulated, **options)
+    return Platform(functions, network=network, **options)
 
 
 def bucket_environment(buckets: Mapping[str, str]) -> dict[str, str]:
@@ -91,6 +82,18 @@ def _not_installed(error: ImportError) -> TargetError:
     return TargetError(
         f"the local platform needs {error.name}; install it with: pip install 'slicewise[local]'"
     )
+
+
+def emulated_network(name: str | None, profile: Profile, seed: int) -> Network | None:
+    """The network of this name, None for none. Raises `TargetError` for an unknown one."""
+    if name not in (None, AWS):
+        raise TargetError(f"network={name!r} is not known; it can be {AWS!r}, or None for none")
+    if name is None:
+        return None
+    try:
+        return aws_network(profile, seed)
+    except ImportError as error:
+        raise _not_installed(error) from error
 
 
 def aws_network(profile: Profile, seed: int = 0) -> Network:

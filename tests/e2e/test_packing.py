@@ -81,25 +81,13 @@ def test_the_lowest_float32_does_not_become_infinite(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-class Scaled(nn.Module):
-    """Tensors of one size go in, between its slices, and out; its weights are small."""
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.rand(columns))
-        self.second = nn.Parameter(torch.rand(columns))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x * self.first) * self.second
-
-
 @pytest.mark.parametrize(("wire_dtype", "puts"), [(None, 1), ("float16", 0)])
 def test_what_fits_a_message_as_float16_needs_no_object(
     wire_dtype: str | None, puts: int, tmp_path: Path
 ) -> None:
     """4,717,440 bytes are the most that a message holds, and more than the edge's choice of payload."""
     torch.manual_seed(0)
-    model, x = Scaled(18720).eval(), torch.randn(63, 18720)
+    model, x = zoo.Scaled(18720).eval(), torch.randn(63, 18720)
     compiled = slicewise.compile(
         model,
         (x,),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import zoo
 from torch import nn
 
 import slicewise
@@ -109,18 +110,6 @@ def test_the_trace_says_that_no_network_was_emulated(wide: Any, wide_model: nn.M
     assert {report.network for report in wide.reports} == {"off"}
 
 
-class Scaled(nn.Module):
-    """Tensors of one size go in, between its slices, and out; its weights are small."""
-
-    def __init__(self, columns: int) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.rand(columns))
-        self.second = nn.Parameter(torch.rand(columns))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(x * self.first) * self.second
-
-
 @pytest.mark.parametrize(
     ("rows", "columns", "transports", "between"),
     [
@@ -135,7 +124,7 @@ def test_the_largest_tensors_pass(
     rows: int, columns: int, transports: list[str], between: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model, x = Scaled(columns).eval(), torch.randn(rows, columns)
+    model, x = zoo.Scaled(columns).eval(), torch.randn(rows, columns)
     limits = slicewise.Limits(weight_bytes=columns * 4 + 100)
     compiled = slicewise.compile(model, (x,), limits=limits, transports=transports, verify=False)
     ways = {(e.producer, e.consumer): e.transport for e in compiled.plan.edges}
@@ -147,7 +136,7 @@ def test_the_largest_tensors_pass(
 
 
 def test_a_tensor_above_the_largest_needs_another_transport() -> None:
-    model, x = Scaled(18404).eval(), torch.randn(65, 18404)
+    model, x = zoo.Scaled(18404).eval(), torch.randn(65, 18404)
     limits = slicewise.Limits(weight_bytes=18404 * 4 + 100)
     with pytest.raises(slicewise.InfeasibleError):
         slicewise.compile(model, (x,), limits=limits, transports=["payload"], verify=False)

@@ -60,14 +60,7 @@ def narrow_problem(pick: random.Random) -> Problem:
     for _ in range(pick.choice((0, 0, 1, 2))):
         users = tuple(sorted(pick.sample(range(size), min(size, 2))))
         loads.append(Load(pick.randint(1, 8), 0, users))
-    alone = max((sum(x.bytes for x in loads if n in x.users) for n in range(size)), default=1)
-    return Problem(
-        ops=tuple((node,) for node in range(size)),
-        succs=tuple(succs),
-        nets=tuple(nets),
-        loads=tuple(loads),
-        weight_cap=max(1, alone + pick.randint(0, 12)),
-    )
+    return tight_problem(succs, nets, loads, pick.randint(0, 12))
 
 
 def twin_problem(pick: random.Random) -> Problem:
@@ -220,6 +213,19 @@ def test_improvement_goes_on_until_the_time_is_over_or_the_bound_is_met():
     assert improve(problem, start, least=least, deadline=began + 99, workers=1, seed=0) == start
 
 
+def tight_problem(succs: list, nets: list[Net], loads: list[Load], slack: int) -> Problem:
+    """A cap that the heaviest node alone keeps, with `slack` to spare."""
+    size = len(succs)
+    alone = max((sum(x.bytes for x in loads if n in x.users) for n in range(size)), default=1)
+    return Problem(
+        ops=tuple((node,) for node in range(size)),
+        succs=tuple(succs),
+        nets=tuple(nets),
+        loads=tuple(loads),
+        weight_cap=max(1, alone + slack),
+    )
+
+
 def random_problem(pick: random.Random) -> Problem:
     """Any graph: dead ends, several nets of one node, no bytes, shared loads, nodes without weight."""
     size = pick.randint(2, 9)
@@ -237,14 +243,7 @@ def random_problem(pick: random.Random) -> Problem:
         Load(pick.randint(1, 8), 0, tuple(sorted(pick.sample(range(size), 2))))
         for _ in range(pick.choice((0, 0, 1, 2)))
     ]
-    alone = max((sum(x.bytes for x in loads if n in x.users) for n in range(size)), default=1)
-    return Problem(
-        ops=tuple((node,) for node in range(size)),
-        succs=tuple(succs),
-        nets=tuple(nets),
-        loads=tuple(loads),
-        weight_cap=max(1, alone + pick.randint(0, 8)),
-    )
+    return tight_problem(succs, nets, loads, pick.randint(0, 8))
 
 
 def check_window_bound(problem: Problem) -> tuple[int, int]:

@@ -17,6 +17,19 @@ from torch import nn
 from slicewise.limits import Limits
 
 
+class Scaled(nn.Module):
+    """Tensors of one size go in, between its slices, and out; its weights are small."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.rand(columns))
+        self.second = nn.Parameter(torch.rand(columns))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.relu(x * self.first) * self.second
+        return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A model to cut."""

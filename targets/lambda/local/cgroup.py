@@ -40,6 +40,17 @@ class Enforcement:
         return f"{self.kind} ({self.why}); memory: {self.memory}; CPU: {self.cpu}"
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of an instance: `held` (anonymous and shared, which the kernel cannot take back), `files`
+    (pages of files, which it can), and `mark`, the most of both so far, with the kernel's own.
+    """
+
+    held: int
+    files: int
+    mark: int
+
+
 class Confinement(Protocol):
     """The limits of one instance."""
 
@@ -53,8 +64,8 @@ class Confinement(Protocol):
     def set_cpu(self, vcpus: float) -> None:
         """Allow this many vCPUs from now on."""
 
-    def memory_bytes(self) -> int | None:
-        """Anonymous and shared memory of all its processes now; None when it cannot be told."""
+    def memory(self) -> Memory | None:
+        """Of all its processes, now; None when the kernel does not tell."""
 
     def oom_killed(self) -> bool:
         """Whether the kernel has killed a process of it for its memory."""
@@ -154,7 +165,6 @@ class V1Confinement:
 
     def __init__(self, memory: Path, cpu: Path) -> None:
         self._memory, self._cpu = memory, cpu
-        self._stat = memory / "memory.stat"
         self.procs: tuple[Path, ...] = (memory / "cgroup.procs", cpu / "cgroup.procs")
         self.rlimits: Mapping[str, int] = {}
 
@@ -162,13 +172,13 @@ class V1Confinement:
         """Set the quota."""
         write(self._cpu / "cpu.cfs_quota_us", str(quota_us(vcpus)))
 
-    def memory_bytes(self) -> int | None:
-        """`rss` (which is anonymous memory) and `shmem` of memory.stat."""
-        return stat_sum(self._stat, ("rss", "shmem"))
+    def memory(self) -> Memory | None:
+        """`rss` is anonymous memory, `cache` is files and `shmem`."""
+        return charged(self._memory, "memory.max_usage_in_bytes", ("rss", "shmem"), "cache")
 
     def oom_killed(self) -> bool:
         """The counter `oom_kill` of memory.oom_control."""
-        return bool(stat_sum(self._memory / "memory.oom_control", ("oom_kill",)))
+        return bool(counters(self._memory / "memory.oom_control").get("oom_kill"))
 
     def remove(self) -> None:
         """Remove both cgroups."""
@@ -226,13 +236,13 @@ class V2Confinement:
         """Set the quota."""
         write(self._directory / "cpu.max", f"{quota_us(vcpus)} {PERIOD_US}")
 
-    def memory_bytes(self) -> int | None:
-        """`anon` and `shmem` of memory.stat."""
-        return stat_sum(self._directory / "memory.stat", ("anon", "shmem"))
+    def memory(self) -> Memory | None:
+        """`file` holds `shmem` too; memory.peak exists since Linux 5.19."""
+        return charged(self._directory, "memory.peak", ("anon", "shmem"), "file")
 
     def oom_killed(self) -> bool:
         """The counter `oom_kill` of memory.events."""
-        return bool(stat_sum(self._directory / "memory.events", ("oom_kill",)))
+        return bool(counters(self._directory / "memory.events").get("oom_kill"))
 
     def remove(self) -> None:
         """Remove the cgroup."""
@@ -274,7 +284,7 @@ class ProcessConfinement:
     def set_cpu(self, vcpus: float) -> None:
         """CPU is not limited."""
 
-    def memory_bytes(self) -> int | None:
+    def memory(self) -> Memory | None:
         """Not known here; the meter reads the process itself."""
         return None
 
@@ -341,18 +351,32 @@ def write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def stat_sum(path: Path, names: tuple[str, ...]) -> int | None:
-    """The sum of some counters of a file with lines "name value"; None when it is gone."""
+def charged(directory: Path, mark: str, held: tuple[str, ...], files: str) -> Memory | None:
+    """What a cgroup is charged; None when it is gone or the kernel keeps no mark."""
+    stat = counters(directory / "memory.stat")
+    most = read(directory / mark)
+    if not stat or not most:
+        return None
+    shared = stat.get("shmem", 0)
+    return Memory(sum(stat[name] for name in held), stat[files] - shared, int(most))
+
+
+def counters(path: Path) -> dict[str, int]:
+    """The counters of a file with lines "name value"; empty when it is gone."""
+    pairs = (line.split(" ", 1) for line in read(path).splitlines())
+    return {name: int(value) for name, value in pairs}
+
+
+def read(path: Path) -> str:
+    """A small control file; empty when it is gone."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError:
-        return None
+        return ""
     try:
-        lines = os.read(fd, 16384).decode().splitlines()
+        return os.read(fd, 16384).decode()
     finally:
         os.close(fd)
-    counters = dict(line.split(" ", 1) for line in lines)
-    return sum(int(counters.get(name, 0)) for name in names)
 
 
 def remove_cgroup(directory: Path) -> None:

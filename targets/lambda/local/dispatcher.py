@@ -210,7 +210,7 @@ class Dispatcher:
             return timed_out(instance, invocation.request_id)
 
     def _await_ready(self, instance: Instance, request_id: str, deadline: float) -> Outcome | None:
-        instance.begin(init=True)
+        instance.begin()
         try:
             error = instance.api.wait_until_ready(deadline)
         except InstanceExited:

@@ -109,17 +109,17 @@ class Instance:
         """Allow this many vCPUs from now on."""
         self._confinement.set_cpu(vcpus)
 
-    def begin(self, *, init: bool = False) -> None:
+    def begin(self) -> None:
         """A phase (init or invocation) begins: watch its memory."""
-        self.meter.begin(init=init)
-        self._around.sampler.add(self, init=init)
+        self.meter.begin()
+        self._around.sampler.add(self)
 
     def end(self) -> None:
         """A phase ends; kills an instance without cgroup that went over its limit in between."""
         self._around.sampler.remove(self)
-        peak = self.meter.end()
+        self.meter.sample()
         limit = self._confinement.watchdog_bytes
-        if limit is not None and peak > limit:
+        if limit is not None and self.meter.peak > limit:
             self._kill_for_memory()
 
     def check_memory(self) -> None:

@@ -91,6 +91,28 @@ def handler(event, context):
     assert lambdas.platform.reports[-1].max_memory_mb < 40
 
 
+def test_a_spike_between_pages_of_files_is_measured(
+    start: Callable[..., Any], make_function: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As when a model is loaded: 90 MB for a moment, and then a file is mapped."""
+    (tmp_path / "weights").write_bytes(b"x" * (60 << 20))
+    source = f"""
+import mmap
+b"x" * (90 << 20)
+file = open({str(tmp_path / "weights")!r}, "rb")
+weights = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+sum(weights[i] for i in range(0, len(weights), 4096))
+def handler(event, context):
+    return "loaded"
+"""
+    lambdas = start(make_function("spikes", source, memory_mb=256), cpu_scale=8.0)
+    if lambdas.platform.enforcement.kind != "cgroup v1":
+        pytest.skip("the kernel may keep no mark of this")
+
+    assert lambdas("spikes") == "loaded"
+    assert 95 < lambdas.platform.reports[-1].max_memory_mb < 99
+
+
 def test_cpu_follows_memory(lambdas: Any, start: Callable[..., Any], make_function: Any) -> None:
     skip_without_cpu_limit(lambdas)
     small = start(make_function(memory_mb=442))  # a quarter of a vCPU
@@ -136,11 +158,14 @@ def test_cgroup_v2_files_are_written_as_the_kernel_documents_them(tmp_path: Path
     for name in ("memory.max", "cpu.max"):
         (directory / name).touch()
     (directory / "memory.stat").write_text("anon 4096\nfile 999\nshmem 100\n")
+    (directory / "memory.peak").write_text("9000\n")
     (directory / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
     confinement = cgroup.V2Confinement(directory)
     confinement.set_cpu(0.25)
 
     assert (directory / "cpu.max").read_text() == "5000 20000"
-    assert confinement.memory_bytes() == 4196
+    assert confinement.memory() == cgroup.Memory(held=4196, files=899, mark=9000)
     assert confinement.oom_killed()
     assert confinement.procs == (directory / "cgroup.procs",)
+    (directory / "memory.peak").unlink()
+    assert confinement.memory() is None, "an older kernel: the process is asked"

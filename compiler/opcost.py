@@ -37,7 +37,7 @@ _CONVOLUTIONS = ("aten.conv", "aten._convolution")
 # What computes in blocks of channels when its input comes so, and what is fused into a convolution.
 _FUSED = {"aten.relu", "aten.add", "aten.leaky_relu", "aten.sigmoid", "aten.tanh", "aten.relu_",
           "aten.add_"}  # fmt: skip
-_BLOCKED = (*_CONVOLUTIONS, "aten.relu", "aten.add", "aten.max_pool2d", "aten.avg_pool2d")
+_KEEPS_BLOCKS = _FUSED | {"aten.max_pool2d", "aten.avg_pool2d", "aten.upsample_nearest2d"}
 _BLOCK = 16  # channels of a block with AVX-512; 8 without
 
 
@@ -90,7 +90,7 @@ def shares_memory(node: fx.Node, base: str) -> bool:
     first = node.args[0] if node.args else None
     if base not in _FUSED or not isinstance(first, fx.Node) or len(first.users) > 1:
         return False
-    if ".".join(str(first.target).split(".")[:2]) == "aten.add":
+    if _base(first) == "aten.add":
         return shares_memory(first, "aten.add")
     return _is_blocked(first)
 
@@ -130,10 +130,9 @@ def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
 
     Measured per op (onnxruntime 1.31): attention is computed in steps that each write all scores
     (product, softmax, and which of them are NaN; with a mask also the mask as numbers and the sum)
-    beside scaled and transposed copies of query and key; convolutions run on a copy of the image in
-    blocks of channels, unless the op before them computed in blocks; transposed ones first write all
-    products of image and weight; a recurrent layer works on a copy with time first, and holds the
-    gates of all steps (4 per number of the result in an LSTM, 3 in a GRU).
+    beside scaled and transposed copies of query and key; a recurrent layer works on a copy with time
+    first, and holds the gates of all steps (4 per number of the result in an LSTM, 3 in a GRU). For
+    convolutions and what computes in blocks of channels like them, see below.
     """
     if "scaled_dot_product_attention" in kind:
         query, key = (n.meta["val"] for n in argument_nodes(node)[:2])  # may be the same
@@ -143,22 +142,62 @@ def scratch_bytes(node: fx.Node, kind: str, sizes: Sizes) -> int:
         scores = rows * keys * (4.25 if masked else 2.25)
         copies = sizes.elements(query, "max") + 2 * sizes.elements(key, "max")
         return int((scores + copies) * item_bytes(query))
-    if kind.startswith(_CONVOLUTIONS):
-        source, weight = node.all_input_nodes[0], argument_nodes(node)[1].meta["val"]
-        image, result = source.meta["val"], node.meta["val"]
-        if _is_transposed(node):
-            columns = sizes.elements(image, "max") // int(weight.shape[0]) * int(weight[0].numel())
-            return columns * item_bytes(image)
-        if _is_blocked(node) and str(source.target).startswith(_BLOCKED):
-            return 0
-        larger = max(sizes.elements(image, "max"), sizes.elements(result, "max"))
-        return larger * item_bytes(image)
+    if kind.startswith(_CONVOLUTIONS) and not _is_blocked(node):
+        return _columns_bytes(node, sizes)
+    if _in_blocks(node):
+        return _blocks_bytes(node, sizes)
     if kind.startswith(("aten.lstm", "aten.gru")):
         sequence, result = node.all_input_nodes[0].meta["val"], node.meta["val"][0]
         gates = 4 if "lstm" in kind else 3
         numbers = sizes.elements(sequence, "max") + (1 + gates) * sizes.elements(result, "max")
         return numbers * item_bytes(sequence)
     return 0
+
+
+def _in_blocks(node: fx.Node) -> bool:
+    """Whether the result comes in blocks of channels: of convolutions, and of what keeps them."""
+    while not _is_blocked(node):
+        first = node.args[0] if node.args else None
+        if _base(node) not in _KEEPS_BLOCKS or not isinstance(first, fx.Node):
+            return False
+        node = first
+    return True
+
+
+def _blocks_bytes(node: fx.Node, sizes: Sizes) -> int:
+    """Copies of the image and the result of an op that computes in blocks of channels: into blocks
+    unless the image came so or has few channels, and back for a reader that wants none.
+    """
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    image, result = source.meta["val"], node.meta["val"]
+    into = _is_blocked(node) and not _in_blocks(source) and image.shape[-3] >= _BLOCK
+    back = not all(_in_blocks(user) for user in node.users)
+    copied = [value for value, is_copied in ((image, into), (result, back)) if is_copied]
+    return max((sizes.elements(v, "max") for v in copied), default=0) * item_bytes(image)
+
+
+def _columns_bytes(node: fx.Node, sizes: Sizes) -> int:
+    """What a convolution holds that computes by a matrix product, beside image and result.
+
+    MlasConvPrepare (onnxruntime, core/mlas/lib/convolve.cpp): the patches of one image and group, but
+    nothing for kernels of one point, and small segments where the result has more points than channels.
+    """
+    image, weight = (n.meta["val"] for n in argument_nodes(node)[:2])
+    patch = int(weight[0].numel())
+    if _is_transposed(node):
+        return sizes.elements(image, "max") // int(weight.shape[0]) * patch * item_bytes(image)
+    channels, result = int(weight.shape[0]), node.meta["val"]
+    dimensions = weight.dim() - 2
+    points = sizes.elements(result[(..., 0, *[slice(None)] * dimensions)], "max")
+    points //= sizes.elements(result[(..., *[0] * (1 + dimensions))], "max") or 1
+    groups = int(image.shape[-1 - dimensions]) // int(weight.shape[1])
+    if patch == weight.shape[1] or points >= channels // groups:
+        return 0
+    return points * patch * item_bytes(image)
+
+
+def _base(node: fx.Node) -> str:
+    return ".".join(str(node.target).split(".")[:2])
 
 
 def item_bytes(value: torch.Tensor) -> int:

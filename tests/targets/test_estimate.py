@@ -33,6 +33,19 @@ def mapped_convolution() -> tuple[nn.Module, torch.Tensor, Limits]:
     return nn.Conv1d(1024, 1024, 5, padding=2), torch.randn(1, 1024, 64), Limits()
 
 
+def patches() -> tuple[nn.Module, torch.Tensor, Limits]:
+    """Fewer points than channels: the second writes all patches of its image, 5 MB."""
+    first, second = (nn.Conv1d(a, b, 5, padding=2) for a, b in ((512, 1024), (1024, 512)))
+    return nn.Sequential(first, nn.GELU(), second), torch.randn(1, 512, 256), Limits()
+
+
+def blocks() -> tuple[nn.Module, torch.Tensor, Limits]:
+    """What is computed in blocks of channels is copied for who wants none: the reply, 8 MB."""
+    layers = [nn.Conv2d(64, 128, 3, padding=1), nn.GroupNorm(8, 128), nn.SiLU()]
+    layers += [nn.Conv2d(128, 128, 3, padding=1), nn.Upsample(scale_factor=2)]
+    return nn.Sequential(*layers), torch.randn(1, 64, 64, 64), Limits()
+
+
 def linears() -> tuple[nn.Module, torch.Tensor, Limits]:
     layers = [layer for _ in range(4) for layer in (nn.Linear(1536, 1536), nn.Tanh())]
     return nn.Sequential(*layers), torch.randn(100, 1536), Limits(weight_bytes=20_000_000)
@@ -79,7 +92,17 @@ def sends_in_messages() -> tuple[nn.Module, torch.Tensor, Limits]:
 
 @pytest.mark.parametrize(
     "make",
-    [convolutions, mapped_convolution, linears, tied, tied_gemm, sends_by_s3, sends_in_messages],
+    [
+        convolutions,
+        mapped_convolution,
+        patches,
+        blocks,
+        linears,
+        tied,
+        tied_gemm,
+        sends_by_s3,
+        sends_in_messages,
+    ],
 )
 def test_the_estimate_is_close_and_not_below(
     make: Callable[[], tuple[nn.Module, torch.Tensor, Limits]],

@@ -43,7 +43,9 @@ def convert(program: ExportedProgram) -> Converted:
     import torch
 
     _check_outputs(program)
-    with _quiet():
+    # Without gradients, as the program was captured: attention has other strides with them, and then
+    # torch.onnx refuses views that the program holds.
+    with _quiet(), torch.no_grad():
         try:
             converted = torch.onnx.export(
                 program, dynamo=True, optimize=False, verbose=False, opset_version=OPSET

@@ -1,14 +1,14 @@
-"""A better assignment while time lasts: annealing, windows of slices, and the whole, in turns."""
+"""A better assignment while time lasts: by contractions, in windows of slices, and whole, in turns."""
 
 from __future__ import annotations
 
 import time
 
 from slicewise.passes.partitioning import exact
-from slicewise.passes.partitioning.anneal import anneal
+from slicewise.passes.partitioning.multilevel import multilevel
 from slicewise.passes.partitioning.problem import Assignment, Problem, cost
 
-_ROUND = 4.0  # seconds of annealing before windows are tried again
+_ROUND = 6.0  # seconds of contracting and annealing before windows are tried again
 _WHOLE = 12.0  # and to solve all of them
 _MOST_VARIABLES = 60_000
 _WINDOW = 2.0  # seconds to solve some neighbouring slices
@@ -28,7 +28,7 @@ def improve(
     while cost(problem, best) > least and time.monotonic() < deadline:
         before = cost(problem, best)
         until = min(deadline, time.monotonic() + _ROUND * (1 + turn))
-        best = anneal(problem, best, deadline=until, seed=seed + turn, least=least)
+        best = multilevel(problem, best, deadline=until, seed=seed + turn, least=least)
         turn += 1
         seconds = min(_WHOLE * turn, deadline - time.monotonic())
         if seconds > 0 and problem.size * (max(best) + 1) <= _MOST_VARIABLES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,55 +46,140 @@ def lenient(base: Ground) -> Ground:
     """A ground by which no slice takes more than it must, wherever cheap ops run.
 
     Take any layout, and let a slice have only those kept ops that run there for the first time. One of
-    them needs a tensor s that an op made which is not cheap: directly, or through inlined ops. That op
-    runs nowhere else, so if it is not in the slice, the slice receives s, or what an inlined op made of
+    them needs a tensor s that an op made which is not cheap: directly, or through cheap ops. That op
+    runs nowhere else, so if it is not in the slice, the slice receives s, or what a cheap op made of
     it; if it is, and the kept op elsewhere, the slice sends one of these, and holds one to the end. So
-    s counts as the least of its own size and its share of those tensors', which they have by the
-    sizes of all that they are made of: shares add up to no more than what is there.
+    the kept op counts of s the least of its own size and its share of those tensors', which they have
+    by the sizes of all that they are made of: shares add up to no more than what is there. A slice
+    counts the most of its ops: s is several tensors, one on top of the other.
 
     What a cheap op makes may be received or made again, so nobody need send or receive it, unless it
     is the reply's, which the first slice to run the op sends. But it is there while it is in use: from
     the op itself, if that is one of the slice's, else from the first op that needs it, to the last one.
     And while a kept op runs, what it reads is there: where an inlined op made that, so much of it as
-    its sources do not count already.
+    is not counted already.
     """
     sources, gone = sources_of(base), vanished_ops(base)
-    size = list(base.size)
-    for tensor, needed in enumerate(sources):
-        total = sum(base.size[s] for s in needed)
-        if needed != (tensor,) and total:
-            for s in needed:
-                size[s] = min(size[s], base.size[tensor] * base.size[s] // total)
-    reads, last = [], [-1] * len(base.size)
-    for op, tensors in enumerate(base.reads):
-        found = () if op in gone else dict.fromkeys(s for t in tensors for s in sources[t])
-        reads.append(tuple(found))
-        for t in (*found, *base.makes[op]):
-            last[base.root[t]] = op
+    ways = _least_on_the_way(base)
     made = [
         maker >= 0 and base.cheap[maker] and not leaves
         for maker, leaves in zip(base.producer, base.leaves, strict=True)
     ]
+    rest = [
+        max(0, least - sum(way.values()))
+        for least, way in zip(_least_made_of(base, sources), ways, strict=True)
+    ]
+    brief = [
+        more if cheap and base.root[t] == t else 0
+        for t, (more, cheap) in enumerate(zip(rest, made, strict=True))
+    ]
+    reads, last = [], [-1] * len(base.size)
+    levels: list[dict[int, int]] = [{} for _ in base.size]
+    for op, tensors in enumerate(base.reads):
+        found: dict[int, None] = {}
+        for t in tensors if op not in gone else ():
+            found.update(dict.fromkeys(s for s in sources[t] if made[s]))
+            for s, least in ways[t].items():
+                found[s] = None
+                levels[s][op] = max(levels[s].get(op, 0), least)
+        reads.append(tuple(found))
+        for t in (*found, *base.makes[op]):
+            last[base.root[t]] = op
     scratch = list(base.scratch)
     for op, tensors in enumerate(base.reads):
         read: dict[int, int] = {}
         for t in tensors:
-            if sources[t] != (t,) and base.root[t] not in sources[t]:
-                more = min(base.size[t], base.size[base.root[t]]) - sum(size[s] for s in sources[t])
-                read[base.root[t]] = max(read.get(base.root[t], 0), more)
+            root = base.root[t]
+            if sources[t] != (t,) and root not in sources[t] and root not in ways[t]:
+                counted = sum(ways[t].values()) + sum(brief[s] for s in sources[t])
+                more = min(base.size[t], base.size[root]) - counted
+                read[root] = max(read.get(root, 0), more)
         scratch[op] += sum(more for more in read.values() if more > 0)
-    return replace(
+    easy = replace(
         base,
-        size=tuple(0 if cheap else size for size, cheap in zip(size, made, strict=True)),
-        brief=tuple(
-            size if cheap and base.root[t] == t else 0
-            for t, (size, cheap) in enumerate(zip(size, made, strict=True))
-        ),
+        size=tuple(0 if cheap else size for size, cheap in zip(base.size, made, strict=True)),
+        brief=tuple(brief),
         last=tuple(last),
         scratch=tuple(scratch),
         reads=tuple(reads),
-        readers=tuple(sent_by(base)),
         cheap=tuple(False for _ in base.cheap),
+    )
+    easy = _with_levels(easy, levels)
+    return replace(easy, readers=tuple(sent_by(easy)))
+
+
+def _least_on_the_way(base: Ground) -> list[dict[int, int]]:
+    """For every tensor the tensors of other than cheap ops that it is made of, and of each the least of
+    its shares in what cheap ops make on the way. Others are made of themselves.
+    """
+    ways: list[dict[int, int]] = [{t: size} for t, size in enumerate(base.size)]
+    for op, cheap in enumerate(base.cheap):
+        if not cheap:
+            continue
+        before = [ways[t] for t in base.reads[op]]
+        needed = dict.fromkeys(s for way in before for s in way)
+        total = sum(base.size[s] for s in needed)
+        for t in base.makes[op]:
+            ways[t] = {
+                s: min(
+                    base.size[t] * base.size[s] // total if total else 0,
+                    *(way[s] for way in before if s in way),
+                )
+                for s in needed
+            }
+    return ways
+
+
+def _least_made_of(base: Ground, sources: Sequence[tuple[int, ...]]) -> list[int]:
+    """The least of every tensor and of what inlined ops make of it, which may be held in its place."""
+    least = list(base.size)
+    for op in range(len(base.reads) - 1, -1, -1):
+        for t in base.makes[op]:
+            for s in base.reads[op] if sources[t] != (t,) else ():
+                least[s] = min(least[s], least[t])
+    return least
+
+
+def _with_levels(base: Ground, levels: Sequence[Mapping[int, int]]) -> Ground:
+    """Each tensor as several, one on top of the other, each read by the ops that count so much of it.
+
+    `levels` of a tensor are the bytes that every op counts which reads it.
+    """
+    size, root, last = list(base.size), list(base.root), list(base.last)
+    producer, leaves, brief = list(base.producer), list(base.leaves), list(base.brief)
+    reads, makes = [list(each) for each in base.reads], [list(each) for each in base.makes]
+    for t, of_op in enumerate(levels):
+        steps = {*of_op.values(), *([base.size[t]] if base.leaves[t] else [])}
+        if not steps or base.size[t] == 0:
+            continue
+        size[t], *above = sorted(steps)
+        below = size[t]
+        for step in above:
+            part = len(size)
+            size.append(step - below)
+            root.append(part if base.root[t] == t else base.root[t])
+            last.append(max((op for op, counted in of_op.items() if counted >= step), default=-1))
+            leaves.append(base.leaves[t])
+            producer.append(base.producer[t])
+            brief.append(0)
+            for op, counted in of_op.items():
+                if counted >= step:
+                    reads[op].append(part)
+            if base.producer[t] >= 0:
+                makes[base.producer[t]].append(part)
+                last[part] = max(last[part], base.producer[t])
+            below = step
+    return replace(
+        base,
+        size=tuple(size),
+        cost=(*base.cost, *(0,) * (len(size) - len(base.cost))),
+        producer=tuple(producer),
+        leaves=tuple(leaves),
+        root=tuple(root),
+        last=tuple(last),
+        reads=tuple(map(tuple, reads)),
+        makes=tuple(map(tuple, makes)),
+        brief=tuple(brief),
     )
 
 

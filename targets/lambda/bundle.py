@@ -23,6 +23,7 @@ from .functions import Function
 from .profile import Profile
 
 COORDINATOR = "coordinator"
+STACK_NAME_MAX = 32  # roles are named after stack, function and region, in 64 characters
 _RUNTIME = Path(__file__).parent / "runtime"
 
 
@@ -32,6 +33,7 @@ def write_bundle(
     """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
     names = function_names(plan)
     coordinator = names[COORDINATOR]
+    stack = stack_name(plan)
     functions = directory / "functions"
     for part in plan.slices:
         package = functions / part.name
@@ -42,10 +44,9 @@ def write_bundle(
     package = functions / COORDINATOR
     _start_package(package)
     (package / "handler.py").write_text(handlers.coordinator)
-    slice_functions = {part.name: names[part.name] for part in plan.slices}
     manifest = {
         **handlers.manifest,
-        "functions": slice_functions,
+        "stack": stack,
         "timeout_s": profile.limits.timeout_s,
     }
     (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -70,17 +71,22 @@ def write_bundle(
         }
     )
     (directory / "functions.json").write_text(
-        json.dumps({"entry": coordinator, "functions": entries}, indent=1)
+        json.dumps({"stack": stack, "entry": coordinator, "functions": entries}, indent=1)
     )
     (directory / "plan.json").write_text(plan.to_json())
     (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
 
 
+def stack_name(plan: Plan) -> str:
+    """What a bundle's functions, roles and bucket are named after unless a deployment says otherwise."""
+    name = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
+    return name[:STACK_NAME_MAX].strip("-") or "model"
+
+
 def function_names(plan: Plan) -> dict[str, str]:
     """The function of every slice and of the coordinator."""
-    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
-    prefix = prefix[:48].strip("-") or "model"  # Lambda allows names of 64 characters
-    return {name: f"{prefix}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
+    stack = stack_name(plan)
+    return {name: f"{stack}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
 
 
 def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:

@@ -1,4 +1,4 @@
-"""The command line: compile, inspect, run, serve, calibrate.
+"""The command line: compile, inspect, run, serve, calibrate; other commands are in files of their own.
 
 Exit codes: 0 ok, 1 refused or failed, 2 usage.
 """
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slicewise.cli_package import package
 from slicewise.errors import SlicewiseError
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
 
 
+cli.add_command(package)
+
+
 def _cut_options(command: Any) -> Any:
     for option in (
         click.option("--profile", type=click.Path(path_type=Path), help="Numbers of the platform."),
@@ -64,11 +68,9 @@ def _limits(
 ) -> Limits:
     from slicewise.limits import Limits
 
+    weight_bytes = None if weight_mb is None else int(weight_mb * 1024 * 1024)
     return Limits(
-        memory_mb=memory_mb,
-        package_mb=package_mb,
-        weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
-        max_slices=max_slices,
+        memory_mb=memory_mb, package_mb=package_mb, weight_bytes=weight_bytes, max_slices=max_slices
     )
 
 
@@ -267,9 +269,8 @@ def run(
         click.echo(f"{name}: {array.dtype}{list(array.shape)}")
         click.echo(np.array2string(array, threshold=24, edgeitems=3, precision=5))
     for part in trace.get("slices", ()):
-        click.echo(
-            f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}"
-        )
+        name, call_ms, compute_ms = part["slice"], part["call_ms"], part["compute_ms"]
+        click.echo(f"{name}: {call_ms:.1f} ms, of it compute {compute_ms:.1f}")
     click.echo(f"Emulated network: {trace.get('network', 'off')}")
 
 

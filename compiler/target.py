@@ -190,6 +190,10 @@ class Target(Protocol):
         """Run a bundle on this machine."""
         ...
 
+    def package(self, directory: Path, plan: Plan, **options: Any) -> Any:
+        """Make of a bundle what is uploaded; a value with `to_json`, `notes` and a table as its text."""
+        ...
+
     def calibrate(self, where: str, output: Path, **options: Any) -> str:
         """Measure a platform ("local" or the target's own), write its profile; tables for people."""
         ...

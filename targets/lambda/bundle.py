@@ -111,6 +111,12 @@ def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, l
         ) from error
 
 
+def package_folders(directory: Path) -> dict[str, Path]:
+    """The unpacked package of every slice, by its name, and of the coordinator. Raises `BundleError`."""
+    _, functions = read_functions(directory, {})
+    return {function.package.name: function.package for function in functions}
+
+
 def _start_package(package: Path) -> None:
     package.mkdir(parents=True)
     runtime = package / "slicewise_runtime"

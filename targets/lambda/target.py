@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from slicewise.graph import OpGraph
     from slicewise.target import Endpoint, Handlers, SliceOps
 
+    from .packaging.packages import Packages
+
 TRANSPORTS = ("payload", "s3", "s3express")
 DEFAULT_TRANSPORTS = ("payload", "s3")  # s3express needs a bucket in one availability zone
 _MONEY = 1e8  # ms per US dollar: from here on money is what counts
@@ -206,6 +208,12 @@ class LambdaTarget:
         from .endpoint import serve
 
         return serve(directory, plan, self.profile, **options)
+
+    def package(self, directory: Path, plan: Plan, **options: Any) -> Packages:
+        """See `packaging.packages.package`."""
+        from .packaging.packages import package
+
+        return package(directory, plan, limit_mb=self.profile.limits.package_mb_max, **options)
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:
         """See `calibrate.calibrate`."""

@@ -5,10 +5,13 @@ functions.json                the functions: package, handler, memory, timeout
 profile.json                  the platform's numbers that it was made with
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+weights/<sha256>              the weights of slices that stream them from S3; these packages have
+                              weights.json in model.data's place
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -25,6 +28,7 @@ from .profile import Profile
 COORDINATOR = "coordinator"
 STACK_NAME_MAX = 32  # roles are named after stack, function and region, in 64 characters
 _RUNTIME = Path(__file__).parent / "runtime"
+_DATA = "model.data"
 
 
 def write_bundle(
@@ -39,7 +43,10 @@ def write_bundle(
         package = functions / part.name
         _start_package(package)
         for file in sorted((slices / part.name).iterdir()):
-            _link_or_copy(file, package / file.name)
+            if part.packaging == "s3-weights" and file.name == _DATA and file.stat().st_size:
+                _write_streamed(file, package, directory)
+            else:
+                _link_or_copy(file, package / file.name)
         (package / "handler.py").write_text(handlers.slices[part.name])
     package = functions / COORDINATOR
     _start_package(package)
@@ -58,6 +65,7 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": part.memory_mb,
             "timeout_s": profile.limits.timeout_s,
+            "packaging": part.packaging,
         }
         for part in plan.slices
     ]
@@ -68,6 +76,8 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": plan.coordinator_memory_mb,
             "timeout_s": min(900, profile.limits.timeout_s * len(plan.stages)),
+            # One image serves all; without any, there is no reason to build one.
+            "packaging": "image" if {p.packaging for p in plan.slices} == {"image"} else "zip",
         }
     )
     (directory / "functions.json").write_text(
@@ -123,6 +133,29 @@ def _start_package(package: Path) -> None:
     runtime.mkdir()
     for source in sorted(_RUNTIME.glob("*.py")):
         shutil.copyfile(source, runtime / source.name)
+
+
+def streamed_weights(directory: Path) -> dict[str, Path]:
+    """The weights that a deployment must put into its bucket, by their keys there."""
+    found = directory / "weights"
+    return {f"weights/{file.name}": file for file in sorted(found.glob("*"))}
+
+
+def _write_streamed(weights: Path, package: Path, directory: Path) -> None:
+    """Put a slice's weights beside the packages, and what runtime/weights.py reads into its package."""
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = directory / "weights" / sha256
+    kept.parent.mkdir(exist_ok=True)
+    if not kept.exists():  # slices may have the same weights
+        _link_or_copy(weights, kept)
+    spec = {
+        "file": weights.name,
+        "key": f"weights/{sha256}",
+        "bytes": weights.stat().st_size,
+        "sha256": sha256,
+    }
+    (package / "weights.json").write_text(json.dumps(spec, indent=1))
 
 
 def _link_or_copy(source: Path, destination: Path) -> None:

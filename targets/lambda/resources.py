@@ -105,7 +105,7 @@ def stack_of(
     tags: Mapping[str, str] | None = None,
 ) -> Stack:
     """The stack of a bundle. `name` replaces the one after the model, so that two deployments of one
-    model live side by side; `packaging` says how each part is packed (default: all as zip files).
+    model live side by side; `packaging` says how each part is packed (default: as functions.json does).
 
     Raises `TargetError` for a name, version, architecture or memory size that Lambda does not have, and
     `BundleError`.
@@ -132,7 +132,7 @@ def stack_of(
                 handler=entry["handler"],
                 memory_mb=_memory(part, entry["memory_mb"]),
                 timeout_s=entry["timeout_s"],
-                packaging=(packaging or {}).get(part, "zip"),
+                packaging=(packaging or {}).get(part, entry.get("packaging", "zip")),
                 calls=slices if is_coordinator else (),
                 puts=bool(stores),
                 gets=bool(stores),
@@ -160,6 +160,8 @@ def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str
         found["SLICEWISE_BUCKET"] = stack.bucket(place)
     if function.part == COORDINATOR:
         found["SLICEWISE_STACK"] = stack.name
+    if function.packaging == "image":  # one image holds all parts
+        found["SLICEWISE_PART"] = function.part
     return found
 
 

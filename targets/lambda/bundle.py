@@ -5,6 +5,7 @@ functions.json                the functions: package, handler, memory, timeout
 profile.json                  the platform's numbers that it was made with
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+Dockerfile, image/, layer/    for one image of all functions, see packaging/image.py
 weights/<sha256>              the weights of slices that stream them from S3; these packages have
                               weights.json in model.data's place
 """
@@ -83,6 +84,10 @@ def write_bundle(
     (directory / "functions.json").write_text(
         json.dumps({"stack": stack, "entry": coordinator, "functions": entries}, indent=1)
     )
+    # resources.py, which it needs, imports this module.
+    from .packaging.image import write_image_files
+
+    write_image_files(directory, model=plan.model.name, stack=stack, parts=tuple(names))
     (directory / "plan.json").write_text(plan.to_json())
     (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
 

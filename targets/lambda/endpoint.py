@@ -12,6 +12,7 @@ from slicewise.plan import Plan
 
 from .bundle import read_functions, streamed_weights
 from .functions import Function
+from .packings import most_package_mb
 from .profile import MB, Profile
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def serve(
     """
     emulated = emulated_network(network, profile, network_seed)
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
+    packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
     if weights:
         buckets["s3"] = BUCKETS["s3"]
@@ -53,7 +55,7 @@ def serve(
         functions,
         network=emulated,
         buckets=tuple(buckets.values()),
-        package_limit_bytes=int(profile.limits.package_mb_max * MB),
+        package_limit_bytes=int(most_package_mb(packagings, profile) * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
         **options,
     )

@@ -43,12 +43,13 @@ def write_zip(path: Path, contents: Mapping[str, Path | bytes]) -> Archive:
             info = zipfile.ZipInfo(name, _TIME)
             info.create_system = 3  # Unix, on every system
             info.external_attr = _MODE << 16
-            is_file = isinstance(content, Path)
-            info.file_size = content.stat().st_size if is_file else len(content)  # for large files
-            store = is_file and info.file_size > _LARGE_BYTES and not _shrinks(content)
-            info.compress_type = zipfile.ZIP_STORED if store else zipfile.ZIP_DEFLATED
+            info.compress_type = zipfile.ZIP_DEFLATED
+            if isinstance(content, Path):
+                info.file_size = content.stat().st_size  # lets it be larger than 4 GB
+                if info.file_size > _LARGE_BYTES and not _shrinks(content):
+                    info.compress_type = zipfile.ZIP_STORED
             info._compresslevel = _LEVEL  # type: ignore[attr-defined]  # public from 3.13 on
-            source = content.open("rb") if is_file else BytesIO(content)
+            source = content.open("rb") if isinstance(content, Path) else BytesIO(content)
             with source, into.open(info, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     return describe(path)

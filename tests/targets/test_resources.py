@@ -84,3 +84,22 @@ def test_a_bundle_without_functions_is_named(saved: slicewise.Bundle) -> None:
     (saved.directory / "functions.json").unlink()
     with pytest.raises(BundleError, match="no complete bundle"):
         resources.stack_of(saved.directory, saved.plan)
+
+
+def test_every_part_is_packed_as_the_bundle_says(saved: slicewise.Bundle) -> None:
+    path = saved.directory / "functions.json"
+    data = json.loads(path.read_text())
+    assert {entry["packaging"] for entry in data["functions"]} == {"zip"}
+    for entry, packaging in zip(data["functions"], ("image", "s3-weights"), strict=False):
+        entry["packaging"] = packaging
+    path.write_text(json.dumps(data))
+
+    stack = resources.stack_of(saved.directory, saved.plan)
+    image, streams = stack.slices[:2]
+    assert (image.packaging, streams.packaging) == ("image", "s3-weights")
+    assert stack.coordinator.packaging == "zip"
+    assert resources.environment(stack, image, PLACE)["SLICEWISE_PART"] == image.part
+    assert "SLICEWISE_PART" not in resources.environment(stack, streams, PLACE)
+    statements = resources.policy(stack, streams, PLACE)["Statement"]
+    weights = next(each for each in statements if each["Sid"] == "Weights")
+    assert weights["Resource"] == [f"arn:aws:s3:::{stack.bucket(PLACE)}/weights/*"]

@@ -57,6 +57,7 @@ def _carve_one(
     for value, name in zip(graph.outputs, part.outputs, strict=True):
         value.name = name
     graph.name = part.name
+    _in_order(graph, converted.model.graph)
     fold_transposed(graph)
     widen_bfloat16(graph)
     _forget_origins(graph)
@@ -68,6 +69,18 @@ def _carve_one(
         producer_name="slicewise",
         functions=list(converted.model.functions.values()) if functions else [],
     )
+
+
+def _in_order(graph: onnx_ir.Graph, whole: onnx_ir.Graph) -> None:
+    """Put the initializers into the order of the whole model: `extract` collects them in a set, whose
+    order is another one every time, and with it the bytes of both files.
+    """
+    found = dict(graph.initializers)
+    graph.initializers.clear()
+    for name in whole.initializers:
+        if name in found:
+            graph.initializers[name] = found.pop(name)
+    assert not found
 
 
 def _forget_origins(graph: onnx_ir.Graph) -> None:

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from slicewise.plan import Edge, Plan, Slice
+from slicewise.plan import Edge, Plan, Prediction, Slice
 from slicewise.target import Handlers
 
 if TYPE_CHECKING:
@@ -33,8 +33,13 @@ def _templates() -> jinja2.Environment:
 
 def render(plan: Plan) -> Handlers:
     """The handlers of a plan; equal plans give equal texts."""
-    # How long the search took is no part of what was decided.
-    decided = replace(plan, certificate=replace(plan.certificate, seconds=0.0))
+    # What was measured on the way is no part of what was decided.
+    decided = replace(
+        plan,
+        certificate=replace(plan.certificate, seconds=0.0),
+        prediction=Prediction(),
+        slices=tuple(replace(part, peak_memory_bytes=0) for part in plan.slices),
+    )
     plan_id = hashlib.sha256(decided.to_json().encode()).hexdigest()[:16]
     shared = {
         "plan": plan,

@@ -72,6 +72,7 @@ def compile(
     measure_times: bool | None = None,
     wire_dtype: str | None = None,
     compress: bool = False,
+    packaging: str | Sequence[str] | None = None,
     tolerance: float | None = None,
     verify: bool = True,
     time_limit_s: float = 60.0,
@@ -90,6 +91,8 @@ def compile(
     is run to know its ops' times (default: only where they decide). `tolerance` is the largest
     difference to the original model, relative to the output's largest magnitude (default 1e-4 for
     float32, 5e-3 where it travels as float16).
+    `packaging`: how functions may be packed, for Lambda "zip" (the default), "image" or "s3-weights", or
+    several of them, of which each slice gets the one that it fits and that starts fastest.
     `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
@@ -99,7 +102,7 @@ def compile(
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
         transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
-        time_limit_s=time_limit_s,
+        time_limit_s=time_limit_s, packaging=packaging,
         measure_times=chosen != "bytes" if measure_times is None else measure_times,
     )  # fmt: skip
     overheads = work.target.overheads(work.rule)
@@ -188,6 +191,7 @@ class _Work:
     """All that is known before the cut; the tensors of `crossing` have the bytes that travel."""
 
     target: Target
+    packagings: tuple[str, ...]
     user_limits: Limits | None
     limits: Limits
     rule: TransportRule
@@ -215,9 +219,11 @@ def _prepare(
     time_limit_s: float,
     wire_dtype: str | None = None,
     compress: bool = False,
+    packaging: str | Sequence[str] | None = None,
 ) -> _Work:
     chosen_target = targets.load(target, profile)
-    full_limits = chosen_target.resolve_limits(limits)
+    packagings = chosen_target.packagings(packaging)
+    full_limits = chosen_target.resolve_limits(limits, packagings)
     rule = chosen_target.transport_rule(
         full_limits,
         tuple(transports) if transports is not None else None,
@@ -251,6 +257,7 @@ def _prepare(
         timed = with_times(graph, times)
     return _Work(
         target=chosen_target,
+        packagings=packagings,
         user_limits=limits,
         limits=full_limits,
         rule=rule,
@@ -293,7 +300,18 @@ def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> 
     from slicewise.passes.place import place
     from slicewise.passes.split import records
 
-    slices, edges = place(work.crossing, found, work.target, settings, rule=work.rule)
+    packed = {
+        part.name: work.target.pack(
+            part.weight_bytes, work.packagings, work.user_limits, work.limits
+        )
+        for part in found.slices
+    }
+    memory_mb = {
+        name: max(mb, -(-packed[name].memory_bytes // MB))
+        for name, mb in settings.memory_mb.items()
+    }
+    settings = replace(settings, memory_mb=memory_mb)
+    slices, edges = place(work.crossing, found, work.target, settings, packed, rule=work.rule)
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
         source=f"op times {work.times.source}",

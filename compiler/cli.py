@@ -1,22 +1,21 @@
-"""The command line: compile, inspect, run, serve, calibrate.
+"""The command line: compile, inspect, run, serve, calibrate; other commands are in files of their own.
 
 Exit codes: 0 ok, 1 refused or failed, 2 usage.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 import warnings
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from slicewise.cli_package import package
 from slicewise.errors import SlicewiseError
+from slicewise.factory import call_factory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +43,9 @@ def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
 
 
+cli.add_command(package)
+
+
 def _cut_options(command: Any) -> Any:
     for option in (
         click.option("--profile", type=click.Path(path_type=Path), help="Numbers of the platform."),
@@ -64,11 +66,9 @@ def _limits(
 ) -> Limits:
     from slicewise.limits import Limits
 
+    weight_bytes = None if weight_mb is None else int(weight_mb * 1024 * 1024)
     return Limits(
-        memory_mb=memory_mb,
-        package_mb=package_mb,
-        weight_bytes=None if weight_mb is None else int(weight_mb * 1024 * 1024),
-        max_slices=max_slices,
+        memory_mb=memory_mb, package_mb=package_mb, weight_bytes=weight_bytes, max_slices=max_slices
     )
 
 
@@ -87,6 +87,9 @@ def _limits(
 @click.option("--goal-cost", type=float, help="US dollars per million requests at most this.")
 @click.option("--wire-dtype", help="Between slices float32 travels as this type: float16.")
 @click.option("--compress", is_flag=True, help="Compress what travels between slices and shrinks.")
+@click.option(
+    "--packaging", multiple=True, help="Allow only these: zip (the default), image, s3-weights."
+)
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -101,6 +104,7 @@ def compile_command(
     transports: tuple[str, ...],
     wire_dtype: str | None,
     compress: bool,
+    packaging: tuple[str, ...],
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -123,7 +127,7 @@ def compile_command(
         goal = Goal(latency_ms=goal_latency_ms, cost_per_million_usd=goal_cost)
 
     check_destination(output)
-    model, example, dynamic = _call_factory(factory)
+    model, example, dynamic = call_factory(factory)
 
     from slicewise.api import compile as compile_model
 
@@ -141,6 +145,7 @@ def compile_command(
             transports=transports or None,
             wire_dtype=wire_dtype,
             compress=compress,
+            packaging=packaging or None,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,
@@ -184,7 +189,7 @@ def frontier_command(
     if plot is not None:
         check_plotting()
     limits = _limits(memory_mb, package_mb, weight_mb, max_slices)
-    model, example, dynamic = _call_factory(factory)
+    model, example, dynamic = call_factory(factory)
 
     from slicewise.api import frontier
 
@@ -267,9 +272,8 @@ def run(
         click.echo(f"{name}: {array.dtype}{list(array.shape)}")
         click.echo(np.array2string(array, threshold=24, edgeitems=3, precision=5))
     for part in trace.get("slices", ()):
-        click.echo(
-            f"{part['slice']}: {part['call_ms']:.1f} ms, of it compute {part['compute_ms']:.1f}"
-        )
+        name, call_ms, compute_ms = part["slice"], part["call_ms"], part["compute_ms"]
+        click.echo(f"{name}: {call_ms:.1f} ms, of it compute {compute_ms:.1f}")
     click.echo(f"Emulated network: {trace.get('network', 'off')}")
 
 
@@ -342,36 +346,6 @@ def calibrate(
     )
     click.echo(text)
     click.echo(f"Wrote {output}" + (f" and {plot}" if plot else ""))
-
-
-def _call_factory(factory: str) -> tuple[Any, Any, Any]:
-    """The model, its example inputs and its dynamic shapes."""
-    module_name, separator, name = factory.rpartition(":")
-    if not (separator and module_name and name):
-        raise click.BadParameter(f"{factory!r} is not MODULE:FACTORY")
-    try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module_name).stem, module_name)
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module  # dataclasses look their module up
-            spec.loader.exec_module(module)
-        else:
-            sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(module_name)
-        function = getattr(module, name)
-    except (ImportError, OSError, AttributeError) as error:
-        raise click.BadParameter(f"cannot load {factory}: {error}") from error
-    if not callable(function):
-        raise click.BadParameter(f"{factory} is a {type(function).__name__}, not a function")
-    try:
-        signature(function).bind()
-    except TypeError as error:
-        raise click.BadParameter(f"{factory} must take no arguments: {error}") from error
-    made = function()
-    made = made if isinstance(made, tuple) else (made,)
-    model, example, dynamic = (*made, None, None)[:3]
-    return model, example, dynamic
 
 
 def _print_plan(plan: Any) -> None:

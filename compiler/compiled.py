@@ -183,9 +183,19 @@ class Bundle:
 
     def serve(self, **options: Any) -> Endpoint:
         """See `slicewise.serve`."""
+        return self._target().serve(self.directory, self.plan, **options)
+
+    def package(self, **options: Any) -> Any:
+        """Make what is uploaded, in the bundle's folder dist/; printed, it is a table of sizes.
+
+        Options are the target's own, for Lambda: `python` ("3.13"), `architecture` ("x86_64" or
+        "arm64"), `python_executable` and `wheels`. Raises `BundleError` and `TargetError`.
+        """
+        return self._target().package(self.directory, self.plan, **options)
+
+    def _target(self) -> Target:
         profile = self.directory / "profile.json"
-        target = targets.load(self.plan.target, profile if profile.exists() else None)
-        return target.serve(self.directory, self.plan, **options)
+        return targets.load(self.plan.target, profile if profile.exists() else None)
 
 
 def load(directory: str | Path) -> Bundle:

@@ -11,8 +11,8 @@ The caller is paid for as long as the request takes, a slice from the moment its
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
@@ -77,7 +77,7 @@ class Transport:
 class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice; `cold` is what a slice's first call takes longer, with
-    `load_ns` per byte of its weights.
+    `load_ns` per byte of its weights and what its packaging adds (`packagings`, by name).
 
     The CPU of `call` and `handle` no share delays: a share is a quota per period of the scheduler (on
     Lambda 20 ms), and after a wait there is a whole one, which lasts for a few milliseconds at any
@@ -95,6 +95,7 @@ class CostModel:
     gb_s_usd: float
     request_usd: float
     transports: tuple[Transport, ...]
+    packagings: Mapping[str, Step] = field(default_factory=dict)
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""

@@ -112,7 +112,9 @@ class TransportRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting."""
+    """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting,
+    `packaging` how the target packs it.
+    """
 
     name: str
     stage: int
@@ -125,6 +127,7 @@ class Slice:
     outputs: tuple[str, ...]
     onnx: str
     shard: Mapping[str, Any] | None = None
+    packaging: str = "zip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,5 +105,9 @@ def _cold(slices: Sequence[Slice], model: CostModel) -> float:
     starts: dict[int, float] = {}
     for part in slices:
         start = model.cold.wait_ms + model.load_ns * part.weight_bytes * 1e-6
+        packed = model.packagings.get(part.packaging)
+        if packed is not None:
+            size = part.weight_bytes
+            start += packed.wait_ms + packed.transfer(size) + packed.cpu(size)
         starts[part.stage] = max(starts.get(part.stage, 0.0), start)
     return sum(starts.values())

@@ -111,7 +111,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
             megabytes(part.weight_bytes),
             megabytes(part.peak_memory_bytes),
             f"{part.memory_mb:,} MB",
-            megabytes(part.package_bytes),
+            megabytes(part.package_bytes) + f" {part.packaging}" * (part.packaging != "zip"),
             f"{part.ops[0]} … {part.ops[-1]}" if len(part.ops) > 1 else part.ops[0],
         )
 

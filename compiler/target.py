@@ -52,6 +52,15 @@ class Chosen:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """How a slice is packed, the bytes of its package, and of memory that its start takes at least."""
+
+    packaging: str
+    package_bytes: int
+    memory_bytes: int = 0
+
+
 class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
     """A running bundle: call it with the model's own arguments."""
 
@@ -120,8 +129,26 @@ class Target(Protocol):
         """This target with the numbers of a profile file. Raises `TargetError`."""
         ...
 
-    def resolve_limits(self, limits: Limits | None) -> Limits:
-        """The user's limits completed by the platform's. Raises `LimitsError`."""
+    def packagings(self, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The ways to pack a slice that a user allows; None for the platform's usual one.
+
+        Raises `LimitsError`.
+        """
+        ...
+
+    def resolve_limits(
+        self, limits: Limits | None, packagings: tuple[str, ...] | None = None
+    ) -> Limits:
+        """The user's limits completed by the platform's, for these ways to pack a slice.
+
+        Raises `LimitsError`.
+        """
+        ...
+
+    def pack(
+        self, weight_bytes: int, packagings: tuple[str, ...], user: Limits | None, limits: Limits
+    ) -> Packed:
+        """How a slice with these weights is packed, of the ways allowed."""
         ...
 
     def transport_rule(
@@ -188,6 +215,10 @@ class Target(Protocol):
 
     def serve(self, directory: Path, plan: Plan, **options: Any) -> Endpoint:
         """Run a bundle on this machine."""
+        ...
+
+    def package(self, directory: Path, plan: Plan, **options: Any) -> Any:
+        """Make of a bundle what is uploaded; a value with `to_json`, `notes` and a table as its text."""
         ...
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:

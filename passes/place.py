@@ -9,7 +9,7 @@ from slicewise.cost import CostModel
 from slicewise.graph import INPUT, OUTPUT, OpGraph
 from slicewise.passes import Partition
 from slicewise.plan import Edge, Slice, TransportRule
-from slicewise.target import Sent, Target
+from slicewise.target import Packed, Sent, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ def place(
     partition: Partition,
     target: Target,
     settings: Settings,
+    packed: Mapping[str, Packed],
     *,
     rule: TransportRule,
 ) -> tuple[tuple[Slice, ...], tuple[Edge, ...]]:
@@ -48,9 +49,12 @@ def place(
             stage=stage[part.name],
             ops=part.ops,
             weight_bytes=part.weight_bytes,
-            peak_memory_bytes=target.estimate_memory(graph, part, rule),
+            peak_memory_bytes=max(
+                target.estimate_memory(graph, part, rule), packed[part.name].memory_bytes
+            ),
             memory_mb=settings.memory_mb[part.name],
-            package_bytes=part.package_bytes,
+            package_bytes=packed[part.name].package_bytes,
+            packaging=packed[part.name].packaging,
             inputs=part.inputs,
             outputs=part.outputs,
             onnx=f"functions/{part.name}/model.onnx",

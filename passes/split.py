@@ -346,7 +346,8 @@ def _refusal(
         why = "and it is used in a way that cannot be split"
     return InfeasibleError(
         f"{what} uses {weight.name!r} of {_mb(weight.bytes)}; {allowed} (the limit {name}={limit:,}), "
-        f"{why}. Raise {name} to at least {smallest}.",
+        f"{why}. Raise {name} to at least {smallest}"
+        f"{', or allow another packaging' if name == 'package_mb' else ''}.",
         op=op.name,
         limit_name=name,
         needed=smallest,

@@ -84,8 +84,8 @@ def _too_heavy(base: Ground, op: int, held: int, cap: int) -> InfeasibleError:
     return InfeasibleError(
         f"Op {name!r} has {_mb(held)} of weights; with {_mb(package)} of runtime its package is "
         f"{_mb(held + package)}, more than the limit of {limits.package_mb:g} MB, which leaves "
-        f"{_mb(cap)} for weights. Raise package_mb to at least {smallest}, let the function fetch "
-        "its weights from elsewhere, or split the op into smaller ones.",
+        f"{_mb(cap)} for weights. Raise package_mb to at least {smallest}, allow another "
+        "packaging, or split the op into smaller ones.",
         op=name,
         limit_name="package_mb",
         needed=smallest,

@@ -5,10 +5,14 @@ functions.json                the functions: package, handler, memory, timeout
 profile.json                  the platform's numbers that it was made with
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+Dockerfile, image/, layer/    for one image of all functions, see packaging/image.py
+weights/<sha256>              the weights of slices that stream them from S3; these packages have
+                              weights.json in model.data's place
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,7 +27,9 @@ from .functions import Function
 from .profile import Profile
 
 COORDINATOR = "coordinator"
+STACK_NAME_MAX = 32  # roles are named after stack, function and region, in 64 characters
 _RUNTIME = Path(__file__).parent / "runtime"
+_DATA = "model.data"
 
 
 def write_bundle(
@@ -32,20 +38,23 @@ def write_bundle(
     """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
     names = function_names(plan)
     coordinator = names[COORDINATOR]
+    stack = stack_name(plan)
     functions = directory / "functions"
     for part in plan.slices:
         package = functions / part.name
         _start_package(package)
         for file in sorted((slices / part.name).iterdir()):
-            _link_or_copy(file, package / file.name)
+            if part.packaging == "s3-weights" and file.name == _DATA and file.stat().st_size:
+                _write_streamed(file, package, directory)
+            else:
+                _link_or_copy(file, package / file.name)
         (package / "handler.py").write_text(handlers.slices[part.name])
     package = functions / COORDINATOR
     _start_package(package)
     (package / "handler.py").write_text(handlers.coordinator)
-    slice_functions = {part.name: names[part.name] for part in plan.slices}
     manifest = {
         **handlers.manifest,
-        "functions": slice_functions,
+        "stack": stack,
         "timeout_s": profile.limits.timeout_s,
     }
     (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -57,6 +66,7 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": part.memory_mb,
             "timeout_s": profile.limits.timeout_s,
+            "packaging": part.packaging,
         }
         for part in plan.slices
     ]
@@ -67,20 +77,31 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": plan.coordinator_memory_mb,
             "timeout_s": min(900, profile.limits.timeout_s * len(plan.stages)),
+            # One image serves all; without any, there is no reason to build one.
+            "packaging": "image" if {p.packaging for p in plan.slices} == {"image"} else "zip",
         }
     )
     (directory / "functions.json").write_text(
-        json.dumps({"entry": coordinator, "functions": entries}, indent=1)
+        json.dumps({"stack": stack, "entry": coordinator, "functions": entries}, indent=1)
     )
+    # resources.py, which it needs, imports this module.
+    from .packaging.image import write_image_files
+
+    write_image_files(directory, model=plan.model.name, stack=stack, parts=tuple(names))
     (directory / "plan.json").write_text(plan.to_json())
     (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
 
 
+def stack_name(plan: Plan) -> str:
+    """What a bundle's functions, roles and bucket are named after unless a deployment says otherwise."""
+    name = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
+    return name[:STACK_NAME_MAX].strip("-") or "model"
+
+
 def function_names(plan: Plan) -> dict[str, str]:
     """The function of every slice and of the coordinator."""
-    prefix = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
-    prefix = prefix[:48].strip("-") or "model"  # Lambda allows names of 64 characters
-    return {name: f"{prefix}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
+    stack = stack_name(plan)
+    return {name: f"{stack}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
 
 
 def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:
@@ -105,12 +126,41 @@ def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, l
         ) from error
 
 
+def package_folders(directory: Path) -> dict[str, Path]:
+    """The unpacked package of every slice, by its name, and of the coordinator. Raises `BundleError`."""
+    _, functions = read_functions(directory, {})
+    return {function.package.name: function.package for function in functions}
+
+
 def _start_package(package: Path) -> None:
     package.mkdir(parents=True)
     runtime = package / "slicewise_runtime"
     runtime.mkdir()
     for source in sorted(_RUNTIME.glob("*.py")):
         shutil.copyfile(source, runtime / source.name)
+
+
+def streamed_weights(directory: Path) -> dict[str, Path]:
+    """The weights that a deployment must put into its bucket, by their keys there."""
+    found = directory / "weights"
+    return {f"weights/{file.name}": file for file in sorted(found.glob("*"))}
+
+
+def _write_streamed(weights: Path, package: Path, directory: Path) -> None:
+    """Put a slice's weights beside the packages, and what runtime/weights.py reads into its package."""
+    with weights.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    kept = directory / "weights" / sha256
+    kept.parent.mkdir(exist_ok=True)
+    if not kept.exists():  # slices may have the same weights
+        _link_or_copy(weights, kept)
+    spec = {
+        "file": weights.name,
+        "key": f"weights/{sha256}",
+        "bytes": weights.stat().st_size,
+        "sha256": sha256,
+    }
+    (package / "weights.json").write_text(json.dumps(spec, indent=1))
 
 
 def _link_or_copy(source: Path, destination: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from slicewise.cost import CostModel, Step, Transport
 
+from .packings import cold_steps
 from .profile import Profile, Spread, StorePart
 from .runtime.rule import ENVELOPE_BYTES, RECORD_BYTES
 
@@ -38,6 +39,7 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
         handle=Step(cpu_ms=call.cpu_ms),
         cold=_waiting(init, extra_ms=cold.placement_ms + cold.import_ms),
         load_ns=cold.load_ns,
+        packagings=cold_steps(profile),
         gb_s_usd=profile.gb_s_usd,
         request_usd=profile.prices.request_usd,
         transports=(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
-from .bundle import read_functions
+from .bundle import read_functions, streamed_weights
 from .functions import Function
+from .packings import most_package_mb
 from .profile import MB, Profile
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def serve(
     """
     emulated = emulated_network(network, profile, network_seed)
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
+    packagings = [part.packaging for part in plan.slices]
+    weights = streamed_weights(directory)
+    if weights:
+        buckets["s3"] = BUCKETS["s3"]
     entry, functions = read_functions(directory, bucket_environment(buckets))
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
@@ -50,12 +55,24 @@ def serve(
         functions,
         network=emulated,
         buckets=tuple(buckets.values()),
-        package_limit_bytes=int(profile.limits.package_mb_max * MB),
+        package_limit_bytes=int(most_package_mb(packagings, profile) * MB),
         runtime_package_bytes=int(profile.runtime.package_mb * MB),
         **options,
     )
     platform.start()
+    try:
+        _upload(weights, platform)
+    except BaseException:
+        platform.stop()
+        raise
     return LocalEndpoint(plan, entry, platform, buckets)
+
+
+def _upload(weights: Mapping[str, Path], platform: Platform) -> None:
+    """Put weights where functions stream them from, as a deployment does."""
+    for key, path in weights.items():
+        with path.open("rb") as file:
+            platform.client("s3").put_object(Bucket=BUCKETS["s3"], Key=key, Body=file)
 
 
 def local_platform(

@@ -63,6 +63,7 @@ class LimitsPart(_Part):
     memory_mb_max: PositiveInt
     memory_mb_default: PositiveInt
     package_mb_max: PositiveFloat
+    image_mb_max: PositiveFloat
     payload_bytes_max: PositiveInt
     timeout_s: PositiveInt
 
@@ -85,6 +86,7 @@ class RuntimePart(_Part):
     package_mb: PositiveFloat
     memory_mb: PositiveFloat
     buffer_factor: PositiveFloat
+    stream_factor: PositiveFloat
 
 
 class EstimatePart(_Part):
@@ -152,6 +154,7 @@ class ColdPart(_Part):
     placement_ms: NonNegativeFloat
     init_ms: dict[Literal["x86_64", "arm64"], Spread]
     import_ms: NonNegativeFloat
+    image_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
 
 

@@ -12,16 +12,19 @@ from slicewise.crossover import choices, line, pinned
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.limits import Limits, Overheads
 from slicewise.plan import Plan, TransportRule
-from slicewise.target import Chosen, Sent
+from slicewise.target import Chosen, Packed, Sent
 
 from .costs import cost_model
+from .packings import allowed_packagings, most_package_mb, pack, with_packagings
 from .profile import MB, Profile, default_profile, read_profile
+from .runtime import wire
 from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
-from .runtime.wire import WIRE_DTYPES, from_bytes, pack
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
     from slicewise.target import Endpoint, Handlers, SliceOps
+
+    from .packaging.packages import Packages
 
 TRANSPORTS = ("payload", "s3", "s3express")
 DEFAULT_TRANSPORTS = ("payload", "s3")  # s3express needs a bucket in one availability zone
@@ -40,13 +43,27 @@ class LambdaTarget:
         """See `profile.read_profile`."""
         return replace(self, profile=read_profile(path))
 
-    def resolve_limits(self, limits: Limits | None) -> Limits:
+    def packagings(self, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+        """See `packings.allowed_packagings`."""
+        return allowed_packagings(wanted)
+
+    def pack(
+        self, weight_bytes: int, packagings: tuple[str, ...], user: Limits | None, limits: Limits
+    ) -> Packed:
+        """See `packings.pack`."""
+        assert limits.memory_mb is not None
+        return pack(weight_bytes, packagings, user, limits.memory_mb, self.profile)
+
+    def resolve_limits(
+        self, limits: Limits | None, packagings: tuple[str, ...] | None = None
+    ) -> Limits:
         """Complete the user's limits; above the platform's own limit is an error."""
         profile = self.profile
         given = limits or Limits()
+        packagings = allowed_packagings(packagings)
         for field, top in (
             ("memory_mb", profile.limits.memory_mb_max),
-            ("package_mb", profile.limits.package_mb_max),
+            ("package_mb", most_package_mb(packagings, profile)),
             ("payload_bytes", profile.limits.payload_bytes_max),
         ):
             value = getattr(given, field)
@@ -75,12 +92,12 @@ class LambdaTarget:
                     f"Limits({field}={value}) leaves nothing for a slice: {what} alone takes "
                     f"{floor:g} MB. Use more than {floor:g}."
                 )
-        return replace(
+        full = replace(
             given,
             memory_mb=given.memory_mb or profile.limits.memory_mb_default,
-            package_mb=given.package_mb or profile.limits.package_mb_max,
             payload_bytes=given.payload_bytes or profile.limits.payload_bytes_max,
         )
+        return with_packagings(full, packagings, profile)
 
     def transport_rule(
         self,
@@ -98,10 +115,10 @@ class LambdaTarget:
                 f"transports={transports!r}: choose one or more of {', '.join(TRANSPORTS)}."
             )
         assert limits.payload_bytes is not None
-        if wire_dtype is not None and wire_dtype not in WIRE_DTYPES:
+        if wire_dtype is not None and wire_dtype not in wire.WIRE_DTYPES:
             raise LimitsError(
                 f"wire_dtype={wire_dtype!r}: float32 travels as it is (None) or as one of "
-                f"{', '.join(WIRE_DTYPES)}."
+                f"{', '.join(wire.WIRE_DTYPES)}."
             )
         return TransportRule(
             transports=allowed,
@@ -112,9 +129,9 @@ class LambdaTarget:
 
     def delivered(self, array: Any, dtype: str, rule: TransportRule) -> tuple[Any, str]:
         """What `wire.unpack` makes of it; compression loses nothing."""
-        raw, packed = pack(array, dtype, rule.wire_dtype)
+        raw, packed = wire.pack(array, dtype, rule.wire_dtype)
         record = {"dtype": dtype, "shape": array.shape, **packed}
-        return from_bytes(raw, record), packed.get("wire_dtype", dtype)
+        return wire.from_bytes(raw, record), packed.get("wire_dtype", dtype)
 
     def cost_model(self, limits: Limits) -> CostModel:
         """What the profile says of times and prices."""
@@ -206,6 +223,12 @@ class LambdaTarget:
         from .endpoint import serve
 
         return serve(directory, plan, self.profile, **options)
+
+    def package(self, directory: Path, plan: Plan, **options: Any) -> Packages:
+        """See `packaging.packages.package`."""
+        from .packaging.packages import package
+
+        return package(directory, plan, limit_mb=self.profile.limits.package_mb_max, **options)
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:
         """See `calibrate.calibrate`."""

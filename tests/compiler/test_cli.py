@@ -104,9 +104,12 @@ def test_what_travels_smaller_is_told(here: Path, capsys: pytest.CaptureFixture[
 
 
 def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "compile", "factories:model", "-o", "bundle", "--json")
+    code, out, _ = call(
+        capsys, "compile", "factories:model", "-o", "bundle", "--packaging", "image", "--json"
+    )
 
     assert code == 0
+    assert {part["packaging"] for part in json.loads(out)["slices"]} == {"image"}
     assert json.loads(out)["model"]["name"] == "Sequential"
 
 
@@ -120,6 +123,7 @@ def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["compile", "factories:model", "-o", "b", "--memory-mb", "0"], "positive whole number"),
         (["compile", "factories:model", "-o", "b", "--target", "moon"], "known targets: lambda"),
         (["compile", "factories:model", "-o", "b", "--transport", "ftp"], "payload, s3"),
+        (["compile", "factories:model", "-o", "b", "--packaging", "tar"], "zip, image, s3-weights"),
         (["compile", "factories:model", "-o", "b", "--weight-mb", "0.00001"], "weight"),
         (["compile", "factories:model", "-o", "b", "--wire-dtype", "int8"], "one of float16"),
         (["inspect", "nowhere"], "holds no plan.json"),

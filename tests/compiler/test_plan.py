@@ -28,7 +28,7 @@ def test_plan_json_keeps_its_names(compiled: slicewise.Compiled) -> None:
     ]  # fmt: skip
     assert set(data["slices"][0]) == {
         "name", "stage", "shard", "ops", "weight_bytes", "peak_memory_bytes", "memory_mb",
-        "package_bytes", "inputs", "outputs", "onnx",
+        "package_bytes", "inputs", "outputs", "onnx", "packaging",
     }  # fmt: skip
     assert set(data["edges"][0]) == {
         "tensor", "dtype", "shape", "bytes", "producer", "consumer", "transport", "reason",
@@ -138,3 +138,11 @@ def test_bytes_for_people() -> None:
     assert megabytes(1023) == "1023 B"
     assert megabytes(1536) == "1.5 KB"
     assert megabytes(5 * 1024 * 1024) == "5.0 MB"
+
+
+def test_plans_that_know_no_packagings_are_of_zip_files(compiled: slicewise.Compiled) -> None:
+    data = json.loads(compiled.plan.to_json())
+    for part in data["slices"]:
+        del part["packaging"]
+
+    assert Plan.from_json(json.dumps(data)) == compiled.plan

@@ -49,7 +49,7 @@ def test_the_users_limits_stay() -> None:
         (Limits(package_mb=250.5), "above Lambda's own limit of 250"),
         (Limits(payload_bytes=6291457), "above Lambda's own limit of 6,291,456"),
         (Limits(memory_mb=127), "below Lambda's smallest function, 128 MB"),
-        (Limits(package_mb=74), "leaves nothing for a slice"),
+        (Limits(package_mb=76), "leaves nothing for a slice"),
         (Limits(package_mb=0.5), "leaves nothing for a slice"),
         (Limits(payload_bytes=1000), "Use at least"),
     ],

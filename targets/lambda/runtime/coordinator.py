@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -49,7 +50,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     if plan["planned_transports"] != ["payload"]:
         store.open()
     timeout = plan["timeout_s"]
-    function_of = plan["functions"]
+    function_of = _functions(plan)
     width = max(len(stage) for stage in plan["stages"])
     functions = boto3.client(
         "lambda",
@@ -134,6 +135,20 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         return reply
 
     return handler
+
+
+def _functions(plan: dict[str, Any]) -> dict[str, str]:
+    """The function of every slice, of one version where the deployment names versions: an update of
+    the coordinator alone then moves all slices at once.
+    """
+    stack = os.environ.get("SLICEWISE_STACK") or plan["stack"]
+    versions = os.environ.get("SLICEWISE_VERSIONS", "")
+    version_of = dict(pair.split("=") for pair in versions.split(",") if pair)
+    names = [part["name"] for stage in plan["stages"] for part in stage]
+    return {
+        name: f"{stack}-{name}" + (f":{version_of[name]}" if name in version_of else "")
+        for name in names
+    }
 
 
 def _read_last(plan: dict[str, Any]) -> list[list[str]]:

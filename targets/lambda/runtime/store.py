@@ -75,13 +75,13 @@ class Store:
 
         `raw` may not change until it is there.
         """
-        bucket = self._bucket(place.transport)
+        bucket = self.bucket(place.transport)
         self.open()  # before the threads: boto3 makes one client at a time
         return self._pool.submit(self._put, bucket, place.key, raw)
 
     def start_get(self, place: Object, size: int) -> Callable[[], bytes | memoryview]:
         """Begin to read an object of `size` bytes; the result waits for it and returns it."""
-        bucket = self._bucket(place.transport)
+        bucket = self.bucket(place.transport)
         self.open()
         if size <= WHOLE_BYTES:
             return self._pool.submit(self._get, bucket, place.key).result
@@ -103,7 +103,7 @@ class Store:
             for start in range(0, len(of_bucket), 1000):
                 objects = [{"Key": key} for key in of_bucket[start : start + 1000]]
                 self.client.delete_objects(
-                    Bucket=self._bucket(transport), Delete={"Objects": objects, "Quiet": True}
+                    Bucket=self.bucket(transport), Delete={"Objects": objects, "Quiet": True}
                 )
 
     def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> None:
@@ -136,10 +136,11 @@ class Store:
         part[: len(data)] = data
         return len(data)
 
-    def _bucket(self, transport: str) -> str:
+    def bucket(self, transport: str) -> str:
+        """The name of its bucket. Raises `RuntimeError`."""
         if transport not in self._buckets:
             raise RuntimeError(
-                f"a tensor must go through {transport}, but {BUCKET_VARIABLES[transport]} is not set"
+                f"a bucket for {transport} is needed, but {BUCKET_VARIABLES[transport]} is not set"
             )
         return self._buckets[transport]
 

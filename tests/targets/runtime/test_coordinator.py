@@ -30,7 +30,7 @@ PLAN = {
     "rule": {"transports": ["payload", "s3"], "payload_bytes": 6_000},
     "planned_transports": ["payload", "s3"],
     "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
-    "functions": {"a": "f-a", "b": "f-b"},
+    "stack": "f",
     "timeout_s": 60,
     "stages": [
         [{"name": "a", "stage": 0, "inputs": ["x"]}],
@@ -89,6 +89,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 MIDDLE, LAST = record(np.arange(600, dtype=np.float32)), record(np.ones(3, np.float32))
+
+
+def test_a_deployment_names_its_functions_and_their_versions(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLICEWISE_STACK", "mine")
+    monkeypatch.setenv("SLICEWISE_VERSIONS", "a=7,b=12")
+    answers = {"mine-a:7": reply(middle=MIDDLE), "mine-b:12": reply(last=LAST)}
+
+    assert run(Fakes(**answers))["status"] == 200
 
 
 def test_a_tensor_is_passed_on_as_it_came(run: Callable[..., Any]) -> None:

@@ -1,0 +1,44 @@
+"""Image: what a bundle holds so that `docker build` makes one image of all its functions.
+
+Dockerfile, .dockerignore
+image/part.py             the handler: goes on to that of the function's part
+layer/requirements.txt    the runtime, with hashes
+layer/strip.py            takes from it what is not needed, as for a layer
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..resources import PYTHONS
+from .wheels import REQUIREMENTS
+
+_STRIP = Path(__file__).with_name("strip.py")
+_FILES = {
+    "Dockerfile": "Dockerfile.jinja",
+    ".dockerignore": "dockerignore.jinja",
+    "image/part.py": "part.py.jinja",
+}
+
+
+def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequence[str]) -> None:
+    """Write them into a bundle whose functions are `parts`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["repr"] = repr
+    values = {"model": model, "stack": stack, "parts": tuple(parts), "pythons": PYTHONS}
+    for name, template in _FILES.items():
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(environment.get_template(template).render(values))
+    (directory / "layer").mkdir()
+    for source in (REQUIREMENTS, _STRIP):
+        shutil.copyfile(source, directory / "layer" / source.name)

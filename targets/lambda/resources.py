@@ -1,0 +1,263 @@
+"""Resources: what a bundle becomes on AWS, described once for templates and for `deploy`.
+
+A *stack* is the functions of one bundle, a role for each, and a bucket for tensors on their way.
+Account and region are either names or, in a template, CloudFormation's pseudo parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slicewise.errors import BundleError, TargetError
+from slicewise.plan import Plan
+
+from .bundle import COORDINATOR, STACK_NAME_MAX
+
+ALIAS = "live"
+LIFECYCLE_DAYS = 1  # no request lives that long
+REQUESTS = "requests/"  # the prefix of tensors on their way (runtime/transport.py)
+WEIGHTS = "weights/"  # the prefix of weights that functions stream when they start
+PACKAGES = "packages/"  # the prefix of uploaded zip files
+ARCHITECTURES = ("x86_64", "arm64")
+PYTHONS = ("3.12", "3.13")
+PACKAGINGS = ("zip", "image", "s3-weights")
+_STACK_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a stack is: names, or pseudo parameters such as "${AWS::Region}"."""
+
+    partition: str = "aws"
+    region: str
+    account: str
+
+    def arn(self, service: str, resource: str) -> str:
+        """The ARN of a resource in this account and region."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFunction:
+    """One function of a stack. `part` is its slice's name, or "coordinator"; `package` is the folder
+    in the bundle; `calls` are the parts that it invokes; `puts`, `gets` and `deletes` say what it does
+    with tensors in the bucket; `weights` says that it streams its weights from there.
+    """
+
+    part: str
+    name: str
+    package: Path
+    handler: str
+    memory_mb: int
+    timeout_s: int
+    packaging: str
+    calls: tuple[str, ...] = ()
+    puts: bool = False
+    gets: bool = False
+    deletes: bool = False
+
+    @property
+    def log_group(self) -> str:
+        """Where Lambda writes its logs."""
+        return f"/aws/lambda/{self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A bundle as it is deployed. `transports` are those with buckets: "s3", "s3express"."""
+
+    name: str
+    model: str
+    python: str
+    architecture: str
+    functions: tuple[StackFunction, ...]
+    transports: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    @property
+    def coordinator(self) -> StackFunction:
+        """The function that callers invoke."""
+        return next(f for f in self.functions if f.part == COORDINATOR)
+
+    @property
+    def slices(self) -> tuple[StackFunction, ...]:
+        """All functions but the coordinator."""
+        return tuple(f for f in self.functions if f.part != COORDINATOR)
+
+    def bucket(self, place: Place) -> str:
+        """The bucket of tensors, weights and packages; bucket names are global."""
+        return f"{self.name}-{place.account}-{place.region}"
+
+
+def stack_of(
+    directory: Path,
+    plan: Plan,
+    *,
+    name: str | None = None,
+    python: str = "3.13",
+    architecture: str = "x86_64",
+    packaging: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Stack:
+    """The stack of a bundle. `name` replaces the one after the model, so that two deployments of one
+    model live side by side; `packaging` says how each part is packed (default: as functions.json does).
+
+    Raises `TargetError` for a name, version, architecture or memory size that Lambda does not have, and
+    `BundleError`.
+    """
+    try:
+        data = json.loads((directory / "functions.json").read_text())
+        stack, entries = name or data["stack"], data["functions"]
+        parts = {entry["package"].removeprefix("functions/"): entry for entry in entries}
+    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise BundleError(
+            f"{directory} is no complete bundle ({error!r}). Write it again with Compiled.save()."
+        ) from error
+    _check(stack, python, architecture)
+    stores = tuple(way for way in plan.transport_rule.transports if way != "payload")
+    slices = tuple(part.name for part in plan.slices)
+    functions = []
+    for part, entry in parts.items():
+        is_coordinator = part == COORDINATOR
+        functions.append(
+            StackFunction(
+                part=part,
+                name=f"{stack}-{part}",
+                package=Path(entry["package"]),
+                handler=entry["handler"],
+                memory_mb=_memory(part, entry["memory_mb"]),
+                timeout_s=entry["timeout_s"],
+                packaging=(packaging or {}).get(part, entry.get("packaging", "zip")),
+                calls=slices if is_coordinator else (),
+                puts=bool(stores),
+                gets=bool(stores),
+                deletes=bool(stores) and is_coordinator,
+            )
+        )
+    return Stack(
+        name=stack,
+        model=plan.model.name,
+        python=python,
+        architecture=architecture,
+        functions=tuple(functions),
+        transports=stores,
+        tags={"slicewise:stack": stack, **(tags or {})},
+    )
+
+
+def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str, str]:
+    """What the runtime in the function's package reads (runtime/store.py, runtime/coordinator.py).
+
+    A deployment adds SLICEWISE_VERSIONS to the coordinator's once the slices' versions are known.
+    """
+    found = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if stack.transports or function.packaging == "s3-weights":
+        found["SLICEWISE_BUCKET"] = stack.bucket(place)
+    if function.part == COORDINATOR:
+        found["SLICEWISE_STACK"] = stack.name
+    if function.packaging == "image":  # one image holds all parts
+        found["SLICEWISE_PART"] = function.part
+    return found
+
+
+def policy(stack: Stack, function: StackFunction, place: Place, *, xray: bool = False) -> Any:
+    """What the function may do, as an IAM policy document: exact resources, nothing else."""
+    bucket = f"arn:{place.partition}:s3:::{stack.bucket(place)}"
+    statements = [
+        _allow(
+            "Logs",
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            [place.arn("logs", f"log-group:{function.log_group}:*")],
+        )
+    ]
+    if function.calls:
+        # Of every version: the coordinator names the ones that it was deployed with.
+        called = [place.arn("lambda", f"function:{stack.name}-{part}:*") for part in function.calls]
+        statements.append(_allow("Slices", ["lambda:InvokeFunction"], called))
+    actions = [
+        action
+        for action, wanted in (
+            ("s3:PutObject", function.puts),
+            ("s3:GetObject", function.gets),
+            ("s3:DeleteObject", function.deletes),
+        )
+        if wanted
+    ]
+    if actions:
+        statements.append(_allow("Tensors", actions, [f"{bucket}/{REQUESTS}*"]))
+    if function.packaging == "s3-weights":
+        statements.append(_allow("Weights", ["s3:GetObject"], [f"{bucket}/{WEIGHTS}*"]))
+    if xray:  # these actions know no resources
+        traces = ["xray:PutTraceSegments", "xray:PutTelemetryRecords"]
+        statements.append(_allow("Traces", traces, ["*"]))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def trust_policy() -> Any:
+    """Who may take the role of a function: Lambda."""
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Principal": {"Service": "lambda.amazonaws.com"},
+                "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+
+
+def bucket_policy(stack: Stack, place: Place) -> Any:
+    """Nothing without TLS."""
+    bucket = f"arn:{place.partition}:s3:::{stack.bucket(place)}"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "OnlyTls",
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": "s3:*",
+                "Resource": [bucket, f"{bucket}/*"],
+                "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+            }
+        ],
+    }
+
+
+def role_name(function: StackFunction, place: Place) -> str:
+    """Roles belong to an account, functions to a region of it."""
+    return f"{function.name}-{place.region}"
+
+
+def _allow(sid: str, actions: list[str], resources: list[str]) -> dict[str, Any]:
+    return {"Sid": sid, "Effect": "Allow", "Action": actions, "Resource": resources}
+
+
+def _check(stack: str, python: str, architecture: str) -> None:
+    if not _STACK_NAME.fullmatch(stack) or len(stack) > STACK_NAME_MAX:
+        raise TargetError(
+            f"the stack name {stack!r} cannot be used: at most {STACK_NAME_MAX} lower-case letters, "
+            "digits and hyphens, the first a letter, the last no hyphen."
+        )
+    for what, value, known in (
+        ("python", python, PYTHONS),
+        ("architecture", architecture, ARCHITECTURES),
+    ):
+        if value not in known:
+            raise TargetError(f"{what}={value!r} is not known; choose {' or '.join(known)}.")
+
+
+def _memory(part: str, memory_mb: int) -> int:
+    """Refuses what cfn-lint and botocore let pass: 32,768 MB, of managed instances only."""
+    if not 128 <= memory_mb <= 10_240:
+        raise TargetError(
+            f"{part} has {memory_mb} MB of memory; Lambda's standard functions have 128 to 10,240 MB. "
+            "Compile again with Limits(memory_mb=10240) or less."
+        )
+    return memory_mb

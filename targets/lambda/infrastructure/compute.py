@@ -115,12 +115,13 @@ def compute(
 
 def version_id(function: StackFunction, digest: Mapping[str, str]) -> str:
     """The logical id of a function's version."""
-    return logical_id(function.part, "version", digest[function.part][:_SHOWN])
+    return f"{logical_id(function.part, 'version')}{digest[function.part][:_SHOWN]}"
 
 
 def _layer(stack: Stack, form: Form) -> dict[str, Any]:
     shared = {
-        "LayerName": filled(f"{stack.name}-runtime"),
+        # Not Fn::Sub: SAM fills parameters of a layer in, and leaves one without any behind.
+        "LayerName": {"Fn::Join": ["-", [ref("Name"), "runtime"]]},
         "Description": "numpy, onnxruntime and pybase64, for all functions of the stack.",
         "CompatibleRuntimes": [f"python{stack.python}"],
         "CompatibleArchitectures": [stack.architecture],

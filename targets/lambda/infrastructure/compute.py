@@ -42,7 +42,7 @@ _SHOWN = 10  # hexadecimal digits of a digest within a name
 def code_parameters(stack: Stack) -> dict[str, Any]:
     """Where the zip files are that `slicewise package` made, for the plain form."""
     keys = {LAYER_KEY: "the runtime layer, dist/layer.zip"}
-    keys |= {_key(f): f"{f.part}, dist/{f.part}.zip" for f in stack.functions}
+    keys |= {key_id(f): f"{f.part}, dist/{f.part}.zip" for f in stack.functions}
     return {
         CODE_BUCKET: {
             "Type": "String",
@@ -116,6 +116,11 @@ def compute(
 def version_id(function: StackFunction, digest: Mapping[str, str]) -> str:
     """The logical id of a function's version."""
     return f"{logical_id(function.part, 'version')}{digest[function.part][:_SHOWN]}"
+
+
+def key_id(function: StackFunction) -> str:
+    """The parameter with the key of the function's zip file."""
+    return logical_id(function.part, "key")
 
 
 def _layer(stack: Stack, form: Form) -> dict[str, Any]:
@@ -196,7 +201,7 @@ def _function(
         kind = "AWS::Serverless::Function"
     else:
         properties |= {
-            "Code": {"S3Bucket": ref(CODE_BUCKET), "S3Key": ref(_key(function))},
+            "Code": {"S3Bucket": ref(CODE_BUCKET), "S3Key": ref(key_id(function))},
             "TracingConfig": {"Mode": mode},
             "Tags": tags,
         }
@@ -210,7 +215,7 @@ def _function(
 def _version(stack: Stack, function: StackFunction, form: Form) -> dict[str, Any]:
     changes = "xray ${XRay}, snapstart ${SnapStart}"
     if form == "cloudformation":
-        changes = f"${{{_key(function)}}}, ${{{LAYER_KEY}}}, {changes}"
+        changes = f"${{{key_id(function)}}}, ${{{LAYER_KEY}}}, {changes}"
     properties = {
         "FunctionName": ref(logical_id(function.part)),
         "Description": filled(changes),  # a change of it replaces the version
@@ -234,10 +239,6 @@ def _provisioned() -> dict[str, Any]:
 
 def _role_id(function: StackFunction) -> str:
     return logical_id(function.part, "role")
-
-
-def _key(function: StackFunction) -> str:
-    return logical_id(function.part, "key")
 
 
 def _digest_of_files(directory: Path) -> str:

@@ -4,8 +4,10 @@ Every function is published as a version, and the coordinator's version names th
 it calls. The alias moves last, so an update changes all slices at once, or none when it fails.
 
 A version keeps the function as it was, so CloudFormation must make a new one whenever the function
-changes, and only then (Lambda refuses a second version of the same). Its logical id has the digest of
-what the bundle says of the function, and its description names the parameters that change it.
+changes. Its logical id has the digest of what the bundle says of the function, and its description names
+the parameters that change it: with either, CloudFormation replaces the version. Lambda refuses a second
+version of an unchanged function, so the function's own description tells the digest and what else of
+this is not the function's.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def code_parameters(stack: Stack) -> dict[str, Any]:
 
 
 def digests(directory: Path, stack: Stack) -> dict[str, str]:
-    """SHA-256 of everything that a bundle says of each function, by part; the coordinator's is of all."""
+    """SHA-256 of all that a bundle says of each function, by part; the coordinator's is of all parts."""
     shared = {"python": stack.python, "architecture": stack.architecture}
     layer = _digest_of_files(directory / LAYER_FOLDER)
     found = {}
@@ -88,8 +90,13 @@ def compute(
     found = {LAYER: _layer(stack, form)}
     for function in stack.functions:
         found[_role_id(function)] = _role(stack, function, place, tags)
-        found[logical_id(function.part)] = _function(stack, function, place, versions, form, tags)
-        found[versions[function.part]] = _version(stack, function, form)
+        shown = digest[function.part][:_SHOWN]
+        properties = _settings(stack, function, place, versions)
+        properties["Description"] = filled(
+            f"{function.part} of {stack.model[:100]}, {shown}, provisioned ${{ProvisionedConcurrency}}"
+        )
+        found[logical_id(function.part)] = _function(function, properties, form, tags)
+        found[versions[function.part]] = _version(function, form)
     coordinator = logical_id(COORDINATOR)
     found[COORDINATOR_ALIAS] = {
         "Type": "AWS::Lambda::Alias",
@@ -148,10 +155,11 @@ def _layer(stack: Stack, form: Form) -> dict[str, Any]:
 def _role(
     stack: Stack, function: StackFunction, place: Place, tags: list[dict[str, str]]
 ) -> dict[str, Any]:
-    document = filled(policy(stack, function, place, xray=True))
-    # The last statement is the one for traces.
-    *own, traces = document["Statement"]
-    document["Statement"] = [*own, if_on(XRAY, traces)]
+    document = policy(stack, function, place)
+    own = document["Statement"]
+    traced = policy(stack, function, place, xray=True)["Statement"]
+    statements = [*own, *(if_on(XRAY, added) for added in traced if added not in own)]
+    document = filled({**document, "Statement": statements})
     return {
         "Type": "AWS::IAM::Role",
         "Metadata": suppressed("traces"),
@@ -164,21 +172,16 @@ def _role(
     }
 
 
-def _function(
-    stack: Stack,
-    function: StackFunction,
-    place: Place,
-    versions: Mapping[str, str],
-    form: Form,
-    tags: list[dict[str, str]],
+def _settings(
+    stack: Stack, function: StackFunction, place: Place, versions: Mapping[str, str]
 ) -> dict[str, Any]:
+    """What both forms call by the same names."""
     variables = environment(stack, function, place)
     if function.part == COORDINATOR:
         pairs = (f"{part}=${{{versions[part]}.Version}}" for part in function.calls)
         variables["SLICEWISE_VERSIONS"] = ",".join(pairs)
-    properties: dict[str, Any] = {
+    return {
         "FunctionName": filled(function.name),
-        "Description": f"{function.part} of {stack.model[:100]}",
         "Runtime": f"python{stack.python}",
         "Architectures": [stack.architecture],
         "Handler": function.handler,
@@ -191,34 +194,43 @@ def _function(
         "SnapStart": {"ApplyOn": if_on(SNAPSTART, "PublishedVersions", "None")},
         "ReservedConcurrentExecutions": if_on(RESERVED, ref("ReservedConcurrency")),
     }
+
+
+def _function(
+    function: StackFunction, settings: dict[str, Any], form: Form, tags: list[dict[str, str]]
+) -> dict[str, Any]:
     mode = if_on(XRAY, "Active", "PassThrough")
+    metadata = suppressed("function")
     if form == "sam":
-        properties |= {
+        # cfn-lint misses SAM's own way to versions; here they are resources of their own.
+        metadata |= {"cfn-lint": {"config": {"ignore_checks": ["W2530"]}}}
+        properties = {
+            **settings,
             "CodeUri": f"{function.package.as_posix()}/",
             "Tracing": mode,
             "Tags": {tag["Key"]: tag["Value"] for tag in tags},
         }
-        kind = "AWS::Serverless::Function"
-    else:
-        properties |= {
-            "Code": {"S3Bucket": ref(CODE_BUCKET), "S3Key": ref(key_id(function))},
-            "TracingConfig": {"Mode": mode},
-            "Tags": tags,
+        return {
+            "Type": "AWS::Serverless::Function",
+            "Metadata": metadata,
+            "Properties": properties,
         }
-        kind = "AWS::Lambda::Function"
-    metadata = suppressed("function")
-    if form == "sam":  # whose versions are resources of their own, see above
-        metadata |= {"cfn-lint": {"config": {"ignore_checks": ["W2530"]}}}
-    return {"Type": kind, "Metadata": metadata, "Properties": properties}
+    properties = {
+        **settings,
+        "Code": {"S3Bucket": ref(CODE_BUCKET), "S3Key": ref(key_id(function))},
+        "TracingConfig": {"Mode": mode},
+        "Tags": tags,
+    }
+    return {"Type": "AWS::Lambda::Function", "Metadata": metadata, "Properties": properties}
 
 
-def _version(stack: Stack, function: StackFunction, form: Form) -> dict[str, Any]:
-    changes = "xray ${XRay}, snapstart ${SnapStart}"
+def _version(function: StackFunction, form: Form) -> dict[str, Any]:
+    changes = "xray ${XRay}, snapstart ${SnapStart}, provisioned ${ProvisionedConcurrency}"
     if form == "cloudformation":
         changes = f"${{{key_id(function)}}}, ${{{LAYER_KEY}}}, {changes}"
     properties = {
         "FunctionName": ref(logical_id(function.part)),
-        "Description": filled(changes),  # a change of it replaces the version
+        "Description": filled(changes),
     }
     if function.part != COORDINATOR:  # whose alias has it
         properties["ProvisionedConcurrencyConfig"] = _provisioned()
@@ -232,9 +244,7 @@ def _version(stack: Stack, function: StackFunction, form: Form) -> dict[str, Any
 
 
 def _provisioned() -> dict[str, Any]:
-    return if_on(
-        PROVISIONED, {"ProvisionedConcurrentExecutions": ref("ProvisionedConcurrency")}
-    )
+    return if_on(PROVISIONED, {"ProvisionedConcurrentExecutions": ref("ProvisionedConcurrency")})
 
 
 def _role_id(function: StackFunction) -> str:

@@ -46,21 +46,21 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
             "Type": "Number",
             "Default": 0,
             "MinValue": 0,
-            "Description": "Environments of each function that are kept warm, and paid for all the time; "
-            "0: none. Not with SnapStart.",
+            "Description": "Environments of each function that are kept warm and paid for all the "
+            "time; 0: none. Not with SnapStart.",
         },
         "SnapStart": _switch(
             "off",
-            "Cold starts restore a snapshot of the initialised function, for a price per restore and per "
-            "hour kept. Not with ProvisionedConcurrency.",
+            "Cold starts restore a snapshot of the initialised function, for a price per restore and "
+            "per hour kept. Not with ProvisionedConcurrency.",
         ),
     }
     if "s3express" in stack.transports:
         found["Zone"] = {
             "Type": "String",
             "AllowedPattern": "[a-z0-9]+-az[0-9]+",
-            "Description": "Id of the availability zone of the directory bucket, such as use1-az4; it must "
-            "be one of the region's with S3 Express One Zone.",
+            "Description": "Id of the availability zone of the directory bucket, such as use1-az4; one of "
+            "the region's that have S3 Express One Zone.",
         }
     return found
 

@@ -66,43 +66,47 @@ def readme_text(plan: Plan, stack: Stack, profile: Profile, why_no_templates: st
     zips = {"layer": LAYER_KEY} | {f.part: key_id(f) for f in stack.functions}
     prices, arch = profile.prices, profile.architecture
     busy = prices.provisioned_duration_gb_s_usd[arch] / profile.gb_s_usd
-    return templates().get_template("README.md.jinja").render(
-        plan=plan,
-        stack=stack,
-        profile=profile,
-        model=plan.model.name,
-        slices=stack.slices,
-        entry=stack.coordinator.name,
-        version=version("slicewise"),
-        plan_text=plan_text(plan),
-        templates=not why_no_templates,
-        why_no_templates=why_no_templates,
-        layer=LAYER,
-        parts=" ".join(parts),
-        zips=" ".join(f"{part}={key}" for part, key in zips.items()),
-        parameters=parameters(stack, stack.name),
-        inputs=[{"name": spec.name, "code": _example_code(spec, plan)} for spec in plan.inputs],
-        bfloat16={spec.name for spec in plan.inputs if spec.dtype == "bfloat16"},
-        buckets={way: BUCKET_VARIABLES[way] for way in stack.transports},
-        bucket_outputs=[_OUTPUTS[way] for way in stack.transports],
-        payload_bytes=plan.transport_rule.payload_bytes,
-        costs=costs(plan, stack),
-        kept=kept(stack, profile),
-        provisioned_share=busy,
-        alarms={
-            "count": len(parts) * ALARMS_PER_FUNCTION,
-            "usd": len(parts) * ALARMS_PER_FUNCTION * prices.alarm_month_usd,
-        },
+    return (
+        templates()
+        .get_template("README.md.jinja")
+        .render(
+            plan=plan,
+            stack=stack,
+            profile=profile,
+            model=plan.model.name,
+            slices=stack.slices,
+            entry=stack.coordinator.name,
+            version=version("slicewise"),
+            plan_text=plan_text(plan),
+            templates=not why_no_templates,
+            why_no_templates=why_no_templates,
+            layer=LAYER,
+            parts=" ".join(parts),
+            zips=" ".join(f"{part}={key}" for part, key in zips.items()),
+            parameters=parameters(stack, stack.name),
+            inputs=[{"name": spec.name, "code": _example_code(spec, plan)} for spec in plan.inputs],
+            bfloat16={spec.name for spec in plan.inputs if spec.dtype == "bfloat16"},
+            buckets={way: BUCKET_VARIABLES[way] for way in stack.transports},
+            bucket_outputs=[_OUTPUTS[way] for way in stack.transports],
+            payload_bytes=plan.transport_rule.payload_bytes,
+            costs=costs(plan, stack, profile),
+            kept=kept(stack, profile),
+            provisioned_share=busy,
+            alarms={
+                "count": len(parts) * ALARMS_PER_FUNCTION,
+                "usd": len(parts) * ALARMS_PER_FUNCTION * prices.alarm_month_usd,
+            },
+        )
     )
 
 
-def costs(plan: Plan, stack: Stack) -> Sequence[Cost]:
+def costs(plan: Plan, stack: Stack, profile: Profile) -> Sequence[Cost]:
     """Of a million warm requests, by function; empty where the plan has no prediction.
 
-    Of the coordinator what is left of the total; its billed time is the request's.
+    What the slices leave of the total is the coordinator's: its time, and the price of one request.
     """
     found = plan.prediction
-    if found.cost_per_million_usd is None or found.latency_ms is None:
+    if found.cost_per_million_usd is None:
         return ()
     memory_mb = {function.part: function.memory_mb for function in stack.functions}
     rows = [
@@ -115,12 +119,9 @@ def costs(plan: Plan, stack: Stack) -> Sequence[Cost]:
         for part in found.slices
     ]
     rest = found.cost_per_million_usd - sum(row.usd for row in rows)
-    own = Cost(
-        name=COORDINATOR,
-        memory_mb=memory_mb[COORDINATOR],
-        billed_ms=found.latency_ms,
-        usd=rest,
-    )
+    gb_ms = memory_mb[COORDINATOR] / 1024 * profile.gb_s_usd / 1000
+    billed_ms = (rest / 1e6 - profile.prices.request_usd) / gb_ms
+    own = Cost(name=COORDINATOR, memory_mb=memory_mb[COORDINATOR], billed_ms=billed_ms, usd=rest)
     return (*rows, own)
 
 

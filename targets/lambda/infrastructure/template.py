@@ -49,9 +49,9 @@ _HEADS: Mapping[Form, str] = {
     "cloudformation": """\
 # {model} on AWS Lambda: a plain CloudFormation template, written by slicewise.
 #
-#     slicewise package .                      makes dist/layer.zip and a zip file per function
-#     aws s3 cp ...                            puts them into a bucket of yours, in the stack's region
-#     aws cloudformation deploy --template-file cloudformation.yaml --capabilities CAPABILITY_NAMED_IAM ...
+#     slicewise package .              makes dist/layer.zip and a zip file per function
+#     aws s3 cp ...                    puts them into a bucket of yours, in the stack's region
+#     aws cloudformation deploy ...    makes the stack of this template and their keys
 #
 # README.md has the commands in full, what it costs, how to call it and how to remove it.
 # template.yaml is the same for AWS SAM. Do not edit: compile again, or give parameters.
@@ -101,7 +101,7 @@ def template_text(stack: Stack, digest: Mapping[str, str], form: Form) -> str:
     """The template as YAML, with a few lines for people on top. Raises as `template` does."""
     import yaml
 
-    class Dumper(yaml.SafeDumper):
+    class Dumper(yaml.CSafeDumper):
         """Writes what occurs twice twice: CloudFormation's YAML should need no anchors."""
 
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - PyYAML's signature
@@ -141,6 +141,6 @@ def _check_packaging(stack: Stack) -> None:
 def _check_size(stack: Stack, what: str, count: int, most: int) -> None:
     if count > most:
         raise TargetError(
-            f"{stack.model} in {len(stack.slices)} slices needs {count} {what}; a CloudFormation template "
-            f"holds {most}. Deploy it with: slicewise deploy"
+            f"{stack.model} in {len(stack.slices)} slices needs {count} {what}; a template of "
+            f"CloudFormation holds {most}. Deploy it with: slicewise deploy"
         )

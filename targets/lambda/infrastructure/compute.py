@@ -38,6 +38,8 @@ Form = Literal["sam", "cloudformation"]
 LAYER, CODE_BUCKET, LAYER_KEY = "RuntimeLayer", "CodeBucket", "LayerKey"
 LAYER_FOLDER = "layer"
 COORDINATOR_ALIAS, COORDINATOR_URL = "CoordinatorAlias", "CoordinatorUrl"
+SLICES_MAX = 50  # whose version numbers, of four digits, fit a description of 256 characters
+_KEY_FITS = 30  # slices, and the key of a zip file of 100 characters
 _SHOWN = 10  # hexadecimal digits of a digest within a name
 
 
@@ -96,7 +98,7 @@ def compute(
             f"{function.part} of {stack.model[:100]}, {shown}, provisioned ${{ProvisionedConcurrency}}"
         )
         found[logical_id(function.part)] = _function(function, properties, form, tags)
-        found[versions[function.part]] = _version(function, form)
+        found[versions[function.part]] = _version(function, versions, form)
     coordinator = logical_id(COORDINATOR)
     found[COORDINATOR_ALIAS] = {
         "Type": "AWS::Lambda::Alias",
@@ -224,13 +226,19 @@ def _function(
     return {"Type": "AWS::Lambda::Function", "Metadata": metadata, "Properties": properties}
 
 
-def _version(function: StackFunction, form: Form) -> dict[str, Any]:
-    changes = "xray ${XRay}, snapstart ${SnapStart}, provisioned ${ProvisionedConcurrency}"
-    if form == "cloudformation":
-        changes = f"${{{key_id(function)}}}, ${{{LAYER_KEY}}}, {changes}"
+def _version(function: StackFunction, versions: Mapping[str, str], form: Form) -> dict[str, Any]:
+    own = f"${{{key_id(function)}}}" if form == "cloudformation" else ""
+    if function.part == COORDINATOR:
+        # A new version whenever a slice has one: the old one is about to be deleted.
+        numbers = " ".join(f"${{{versions[part]}.Version}}" for part in function.calls)
+        changes = [own if len(function.calls) <= _KEY_FITS else "", numbers]
+    else:
+        layer = f"${{{LAYER_KEY}}}" if form == "cloudformation" else ""
+        options = "xray ${XRay} snapstart ${SnapStart} provisioned ${ProvisionedConcurrency}"
+        changes = [own, layer, options]
     properties = {
         "FunctionName": ref(logical_id(function.part)),
-        "Description": filled(changes),
+        "Description": filled(" ".join(filter(None, changes))),
     }
     if function.part != COORDINATOR:  # whose alias has it
         properties["ProvisionedConcurrencyConfig"] = _provisioned()

@@ -59,8 +59,8 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
         found["Zone"] = {
             "Type": "String",
             "AllowedPattern": "[a-z0-9]+-az[0-9]+",
-            "Description": "Id of the availability zone of the directory bucket, such as use1-az4; one of "
-            "the region's that have S3 Express One Zone.",
+            "Description": "Id of the availability zone of the directory bucket, such as use1-az4: one "
+            "of the region's that have S3 Express One Zone.",
         }
     return found
 

@@ -164,7 +164,6 @@ def _role(
     document = filled({**document, "Statement": statements})
     return {
         "Type": "AWS::IAM::Role",
-        "Metadata": suppressed("traces"),
         "Properties": {
             "RoleName": filled(role_name(function, place)),
             "AssumeRolePolicyDocument": trust_policy(),

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 _REASONS = {
     "function": {
-        "CKV_AWS_115": "Reserved concurrency is a parameter: it needs quota that new accounts lack.",
         "CKV_AWS_116": "Functions are invoked synchronously; a dead letter queue gets nothing.",
         "CKV_AWS_117": "The functions call only Lambda and S3; a VPC would add endpoints and no safety.",
         "CKV_AWS_173": "No secrets are in the environment: bucket, stack and version numbers.",
@@ -18,13 +17,10 @@ _REASONS = {
         "CKV_AWS_18": "Tensors live for a request; CloudTrail's data events record access if wanted.",
         "CKV_AWS_21": "Tensors must be gone after the request; versions would keep them.",
     },
-    "traces": {
-        "CKV_AWS_111": "X-Ray's actions know no resources; the statement is there only with XRay=on.",
-    },
 }
 
 
-def suppressed(kind: Literal["function", "logs", "bucket", "traces"]) -> dict[str, Any]:
+def suppressed(kind: Literal["function", "logs", "bucket"]) -> dict[str, Any]:
     """The metadata of a resource of this kind."""
     skip = [{"id": check, "comment": reason} for check, reason in _REASONS[kind].items()]
     return {"checkov": {"skip": skip}}

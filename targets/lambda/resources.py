@@ -235,9 +235,18 @@ def bucket_policy(stack: Stack, place: Place) -> Any:
 
 
 def express_bucket_policy(stack: Stack, place: Place) -> Any:
-    """No session without TLS; without a session there is no access to a directory bucket's objects."""
+    """No session without TLS; without a session there is no access to a directory bucket's objects.
+
+    Unlike in other buckets, S3 itself needs a permission to delete what has expired.
+    """
     bucket = place.arn("s3express", f"bucket/{stack.express_bucket(place)}")
-    return _only_tls("s3express:CreateSession", [bucket])
+    document = _only_tls("s3express:CreateSession", [bucket])
+    expiry = {
+        **_allow("Expiry", ["s3express:CreateSession"], [bucket]),
+        "Principal": {"Service": "lifecycle.s3.amazonaws.com"},
+        "Condition": {"StringEquals": {"s3express:SessionMode": "ReadWrite"}},
+    }
+    return {**document, "Statement": [*document["Statement"], expiry]}
 
 
 def role_name(function: StackFunction, place: Place) -> str:

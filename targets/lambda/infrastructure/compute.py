@@ -30,7 +30,7 @@ from ..resources import (
     trust_policy,
 )
 from .intrinsics import attribute, filled, if_on, logical_id, ref
-from .parameters import PROVISIONED, RESERVED, SNAPSTART, XRAY
+from .parameters import PROVISIONED, RESERVED, SNAPSTART, URL, XRAY
 from .suppressions import suppressed
 from .watch import log_group_id
 
@@ -111,6 +111,7 @@ def compute(
     }
     found[COORDINATOR_URL] = {
         "Type": "AWS::Lambda::Url",
+        "Condition": URL,
         "DependsOn": [COORDINATOR_ALIAS],
         "Properties": {
             "TargetFunctionArn": ref(coordinator),

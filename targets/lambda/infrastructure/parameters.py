@@ -8,7 +8,7 @@ from ..bundle import STACK_NAME_MAX
 from ..resources import Stack
 
 XRAY, SNAPSTART, PROVISIONED = "XRayOn", "SnapStartOn", "ProvisionedOn"
-RESERVED, ALARMS, NOTIFIED = "ReservedOn", "AlarmsOn", "NotifiedOn"
+RESERVED, ALARMS, NOTIFIED, URL = "ReservedOn", "AlarmsOn", "NotifiedOn", "FunctionUrlOn"
 
 
 def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
@@ -34,6 +34,9 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
             "Default": "",
             "Description": "ARN of the SNS topic that alarms notify; empty: they only change color.",
         },
+        "FunctionUrl": _switch(
+            "on", "An HTTPS address for signed requests; some regions have no function URLs."
+        ),
         "XRay": _switch("off", "X-Ray traces of every request."),
         "ReservedConcurrency": {
             "Type": "Number",
@@ -73,6 +76,7 @@ def conditions() -> dict[str, Any]:
         PROVISIONED: _is_not("ProvisionedConcurrency", 0),
         RESERVED: _is_not("ReservedConcurrency", -1),
         ALARMS: _is("Alarms", "on"),
+        URL: _is("FunctionUrl", "on"),
         NOTIFIED: _is_not("AlarmTopic", ""),
     }
 

@@ -22,7 +22,7 @@ from .compute import (
     compute,
 )
 from .intrinsics import attribute, filled, ref
-from .parameters import conditions, parameters, rules
+from .parameters import URL, conditions, parameters, rules
 from .storage import BUCKET, EXPRESS_BUCKET, storage
 from .watch import watch
 
@@ -115,6 +115,7 @@ def _outputs(resources: Mapping[str, Any]) -> dict[str, Any]:
             "Value": ref(COORDINATOR_ALIAS),
         },
         "Url": {
+            "Condition": URL,
             "Description": "The same over HTTPS; requests must be signed.",
             "Value": attribute(COORDINATOR_URL, "FunctionUrl"),
         },

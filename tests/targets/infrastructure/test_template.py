@@ -242,6 +242,10 @@ def test_the_bucket_is_private_encrypted_and_forgets_within_a_day(express: Any) 
     assert directory["BucketName"].endswith("--euw1-az1--x-s3")
     policy = found["ExpressBucketPolicy"]["Properties"]["PolicyDocument"]
     assert policy == resources.express_bucket_policy(express.stack, PLACE)
+    assert {s["Effect"]: s["Principal"] for s in policy["Statement"]} == {
+        "Deny": "*",
+        "Allow": {"Service": "lifecycle.s3.amazonaws.com"},
+    }
 
 
 def test_s3_express_needs_its_zone(express: Any) -> None:
@@ -311,6 +315,8 @@ def test_callers_of_the_url_must_sign(five: Any) -> None:
 
     assert url["AuthType"] == "AWS_IAM"
     assert url["Qualifier"] == "live"
+    without = as_deployed(five.template("cloudformation.yaml"), FunctionUrl="off")
+    assert not of_type(without, "Lambda::Url")
 
 
 def test_another_name_makes_another_deployment(five: Any) -> None:

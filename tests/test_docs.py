@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,3 +37,13 @@ def test_the_readme_names_every_command() -> None:
 def test_the_readme_opens_with_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text()
     assert readme.index("make demo") < readme.index("make test") < readme.index("## Use")
+
+
+def test_the_page_on_deploying_names_every_parameter_of_the_templates() -> None:
+    parameters = importlib.import_module("slicewise.targets.lambda.infrastructure.parameters")
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    table = page[page.index("### Options") : page.index("### Updates")]
+    every = SimpleNamespace(transports=("s3", "s3express"))
+
+    for name in parameters.parameters(every, "a-name"):
+        assert f"`{name}`" in table

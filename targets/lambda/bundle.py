@@ -3,6 +3,10 @@
 plan.json                     what was decided, and why
 functions.json                the functions: package, handler, memory, timeout
 profile.json                  the platform's numbers that it was made with
+README.md                     what was built, how to deploy, call and remove it, what it costs
+template.yaml                 the deployment as an AWS SAM template
+cloudformation.yaml           and as a plain CloudFormation template
+layer/                        the libraries that all functions share, and how they are put together
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
 Dockerfile, image/, layer/    for one image of all functions, see packaging/image.py
@@ -90,12 +94,18 @@ def write_bundle(
     write_image_files(directory, model=plan.model.name, stack=stack, parts=tuple(names))
     (directory / "plan.json").write_text(plan.to_json())
     (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
+    # Last: it describes all of the above.
+    from .infrastructure.write import write_infrastructure
+
+    write_infrastructure(directory, plan, profile)
 
 
 def stack_name(plan: Plan) -> str:
     """What a bundle's functions, roles and bucket are named after unless a deployment says otherwise."""
     name = re.sub(r"[^a-z0-9]+", "-", plan.model.name.lower()).strip("-")
-    return name[:STACK_NAME_MAX].strip("-") or "model"
+    if not name[:1].isalpha():
+        name = f"model-{name}"
+    return name[:STACK_NAME_MAX].strip("-")
 
 
 def function_names(plan: Plan) -> dict[str, str]:

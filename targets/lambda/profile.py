@@ -142,9 +142,14 @@ class StorePart(_Part):
 
 
 class PricesPart(_Part):
-    """US dollars per request, and per GB-second by architecture and region."""
+    """US dollars per request, per GB-second by architecture and region, and of what is kept ready."""
 
     request_usd: NonNegativeFloat
+    alarm_month_usd: NonNegativeFloat
+    provisioned_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+    provisioned_duration_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+    snapstart_cache_gb_s_usd: PositiveFloat
+    snapstart_restore_gb_usd: PositiveFloat
     gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
 
 

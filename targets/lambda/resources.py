@@ -31,11 +31,15 @@ _STACK_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a stack is: names, or pseudo parameters such as "${AWS::Region}"."""
+    """Where a stack is: names, or pseudo parameters such as "${AWS::Region}".
+
+    `zone` is the availability zone id ("use1-az4") of the directory bucket, where a stack has one.
+    """
 
     partition: str = "aws"
     region: str
     account: str
+    zone: str | None = None
 
     def arn(self, service: str, resource: str) -> str:
         """The ARN of a resource in this account and region."""
@@ -92,6 +96,15 @@ class Stack:
     def bucket(self, place: Place) -> str:
         """The bucket of tensors, weights and packages; bucket names are global."""
         return f"{self.name}-{place.account}-{place.region}"
+
+    def express_bucket(self, place: Place) -> str:
+        """The directory bucket of tensors that go by S3 Express. Raises `TargetError` without a zone."""
+        if place.zone is None:
+            raise TargetError(
+                f"{self.name} sends tensors by s3express, whose bucket lies in one availability zone; "
+                "none was given. Name one of the region's zone ids, such as use1-az4."
+            )
+        return f"{self.name}-{place.account}--{place.zone}--x-s3"
 
 
 def stack_of(
@@ -156,8 +169,10 @@ def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str
     A deployment adds SLICEWISE_VERSIONS to the coordinator's once the slices' versions are known.
     """
     found = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    if stack.transports or function.packaging == "s3-weights":
+    if "s3" in stack.transports or function.packaging == "s3-weights":
         found["SLICEWISE_BUCKET"] = stack.bucket(place)
+    if "s3express" in stack.transports:
+        found["SLICEWISE_EXPRESS_BUCKET"] = stack.express_bucket(place)
     if function.part == COORDINATOR:
         found["SLICEWISE_STACK"] = stack.name
     if function.packaging == "image":  # one image holds all parts
@@ -188,8 +203,11 @@ def policy(stack: Stack, function: StackFunction, place: Place, *, xray: bool = 
         )
         if wanted
     ]
-    if actions:
+    if actions and "s3" in stack.transports:
         statements.append(_allow("Tensors", actions, [f"{bucket}/{REQUESTS}*"]))
+    if actions and "s3express" in stack.transports:  # sessions know no prefixes
+        session = [place.arn("s3express", f"bucket/{stack.express_bucket(place)}")]
+        statements.append(_allow("ExpressTensors", ["s3express:CreateSession"], session))
     if function.packaging == "s3-weights":
         statements.append(_allow("Weights", ["s3:GetObject"], [f"{bucket}/{WEIGHTS}*"]))
     if xray:  # these actions know no resources
@@ -215,6 +233,30 @@ def trust_policy() -> Any:
 def bucket_policy(stack: Stack, place: Place) -> Any:
     """Nothing without TLS."""
     bucket = f"arn:{place.partition}:s3:::{stack.bucket(place)}"
+    return _only_tls("s3:*", [bucket, f"{bucket}/*"])
+
+
+def express_bucket_policy(stack: Stack, place: Place) -> Any:
+    """No session without TLS; without a session there is no access to a directory bucket's objects.
+
+    Unlike in other buckets, S3 itself needs a permission to delete what has expired.
+    """
+    bucket = place.arn("s3express", f"bucket/{stack.express_bucket(place)}")
+    document = _only_tls("s3express:CreateSession", [bucket])
+    expiry = {
+        **_allow("Expiry", ["s3express:CreateSession"], [bucket]),
+        "Principal": {"Service": "lifecycle.s3.amazonaws.com"},
+        "Condition": {"StringEquals": {"s3express:SessionMode": "ReadWrite"}},
+    }
+    return {**document, "Statement": [*document["Statement"], expiry]}
+
+
+def role_name(function: StackFunction, place: Place) -> str:
+    """Roles belong to an account, functions to a region of it."""
+    return f"{function.name}-{place.region}"
+
+
+def _only_tls(action: str, resources: list[str]) -> Any:
     return {
         "Version": "2012-10-17",
         "Statement": [
@@ -222,17 +264,12 @@ def bucket_policy(stack: Stack, place: Place) -> Any:
                 "Sid": "OnlyTls",
                 "Effect": "Deny",
                 "Principal": "*",
-                "Action": "s3:*",
-                "Resource": [bucket, f"{bucket}/*"],
+                "Action": action,
+                "Resource": resources,
                 "Condition": {"Bool": {"aws:SecureTransport": "false"}},
             }
         ],
     }
-
-
-def role_name(function: StackFunction, place: Place) -> str:
-    """Roles belong to an account, functions to a region of it."""
-    return f"{function.name}-{place.region}"
 
 
 def _allow(sid: str, actions: list[str], resources: list[str]) -> dict[str, Any]:

@@ -29,8 +29,10 @@ def test_a_bundle_holds_a_package_per_function(
     saved = compiled.save(tmp_path / "bundle")
     runtime = {f"slicewise_runtime/{path.name}" for path in RUNTIME.glob("*.py")}
 
-    expected = {"plan.json", "profile.json", "functions.json", "Dockerfile", ".dockerignore"}
-    expected |= {"image/part.py", "layer/requirements.txt", "layer/strip.py"}
+    expected = {"plan.json", "profile.json", "functions.json", "README.md"}
+    expected |= {"template.yaml", "cloudformation.yaml", "layer/Makefile"}
+    expected |= {"Dockerfile", ".dockerignore", "image/part.py"}
+    expected |= {"layer/requirements.txt", "layer/strip.py"}
     for part in compiled.plan.slices:
         own = {"handler.py", "model.onnx", "model.data"} | runtime
         expected |= {f"functions/{part.name}/{name}" for name in own}
@@ -62,11 +64,11 @@ def test_a_long_model_name_still_makes_function_names(
     from dataclasses import replace
 
     from slicewise.codegen.handlers import render
-    from slicewise.plan import ModelInfo
+    from slicewise.plan import ModelInfo, Prediction
 
-    for name in ("A" * 200, "___", "Ünï"):
+    for name in ("A" * 200, "___", "Ünï", "3d"):
         model = ModelInfo(name=name, parameters=0, weight_bytes=0)
-        plan = replace(compiled.plan, model=model, slices=(), edges=())
+        plan = replace(compiled.plan, model=model, slices=(), edges=(), prediction=Prediction())
         directory = tmp_path / name[:5]
         directory.mkdir()
         profile = importlib.import_module("slicewise.targets.lambda.profile").default_profile()

@@ -22,6 +22,7 @@ from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
 from .store import Object, Store, finish
 from .transport import object_key, objects_of
+from .url import as_http, body_of, is_http
 from .wire import Record, decode_inline
 
 Handler = Callable[[Any, Any], bytes]
@@ -90,7 +91,10 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         left: set[Object] = set()  # to delete when the request has ended
         deleting: dict[Future[None], set[Object]] = {}  # while later slices compute
         started = time.perf_counter()
+        over_http, status = is_http(event), 200
         try:
+            if over_http:
+                event = body_of(event)
             request_id = request_id_of(event, request_id)
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(request_id)
@@ -121,18 +125,21 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             left = left.intersection(objects_of(held)).difference(objects_of(outputs))
             left.difference_update(*deleting.values())
         except BadRequest as error:
-            reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
+            status = error.status
+            reply = _error(status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
-            reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
+            status = 502
+            reply = _error(status, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
-            reply = _error(500, request_id, type(error).__name__, str(error))
+            status = 500
+            reply = _error(status, request_id, type(error).__name__, str(error))
         try:
             store.delete(left)
             for deleted in deleting:
                 deleted.result()
         except (ClientError, BotoCoreError) as error:  # no reason to keep the caller's answer back
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
-        return reply
+        return as_http(reply, status) if over_http else reply
 
     return handler
 

@@ -3,6 +3,7 @@
 plan.json                     what was decided, and why
 functions.json                the functions: package, handler, memory, timeout
 profile.json                  the platform's numbers that it was made with
+smoke.npz                     an example request and the original model's reply (slicewise/smoke.py)
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
 """

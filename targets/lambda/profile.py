@@ -140,9 +140,11 @@ class StorePart(_Part):
 
 
 class PricesPart(_Part):
-    """US dollars per request, and per GB-second by architecture and region."""
+    """US dollars per request, GB in S3 a month, GB of logs, GB-second by architecture and region."""
 
     request_usd: NonNegativeFloat
+    s3_gb_month_usd: NonNegativeFloat
+    log_gb_usd: NonNegativeFloat
     gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
 
 

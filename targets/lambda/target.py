@@ -21,7 +21,7 @@ from .runtime.wire import WIRE_DTYPES, from_bytes, pack
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
-    from slicewise.target import Endpoint, Handlers, SliceOps
+    from slicewise.target import Deployer, Endpoint, Handlers, SliceOps
 
 TRANSPORTS = ("payload", "s3", "s3express")
 DEFAULT_TRANSPORTS = ("payload", "s3")  # s3express needs a bucket in one availability zone
@@ -206,6 +206,12 @@ class LambdaTarget:
         from .endpoint import serve
 
         return serve(directory, plan, self.profile, **options)
+
+    def deployer(self, **options: Any) -> Deployer:
+        """See `deployment.deployer.LambdaDeployer`."""
+        from .deployment.deployer import LambdaDeployer
+
+        return LambdaDeployer(self.profile, **options)
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:
         """See `calibrate.calibrate`."""

@@ -29,7 +29,7 @@ def test_a_bundle_holds_a_package_per_function(
     saved = compiled.save(tmp_path / "bundle")
     runtime = {f"slicewise_runtime/{path.name}" for path in RUNTIME.glob("*.py")}
 
-    expected = {"plan.json", "profile.json", "functions.json"}
+    expected = {"plan.json", "profile.json", "functions.json", "smoke.npz"}
     for part in compiled.plan.slices:
         own = {"handler.py", "model.onnx", "model.data"} | runtime
         expected |= {f"functions/{part.name}/{name}" for name in own}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import boto3.session
 import pytest
+from botocore.awsrequest import AWSResponse, HeadersDict
+from botocore.exceptions import ReadTimeoutError
 
 REGION = "eu-west-1"
 CLOSED = "http://127.0.0.1:9"  # nobody answers there
@@ -20,32 +24,52 @@ READING = ("Get", "List", "Head", "Describe", "Filter", "Invoke")
 
 @dataclass
 class Calls:
-    """What is called: the names of all calls that change something, and the faults that are put in."""
+    """What is called: the names of all calls that change something, and the faults that are put in.
+
+    `before` and `after` get the name and the number of a call. `before` may return an answer instead of
+    AWS's (`answer`); of operations that `loses` accepts, the call arrives and its answer does not.
+    """
 
     changing: list[str] = field(default_factory=list)
-    before: Callable[[str, int], None] | None = None
+    before: Callable[[str, int], Any] | None = None
     after: Callable[[str, int], None] | None = None
+    loses: Callable[[str], bool] | None = None
 
     def clear(self) -> None:
         """Forget the calls and put in no more faults."""
-        self.changing, self.before, self.after = [], None, None
+        self.changing, self.before, self.after, self.loses = [], None, None, None
 
     def watch(self, *clients: Any) -> None:
         """See the calls of these clients."""
         for client in clients:
-            client.meta.events.register("before-send", self._sending)
+            client.meta.events.register("before-send", partial(self._sending, client))
             client.meta.events.register("after-call", self._done)
 
-    def _sending(self, request: Any, event_name: str, **_: Any) -> None:
+    def _sending(self, client: Any, request: Any, event_name: str, **_: Any) -> Any:
         operation = event_name.rpartition(".")[2]
-        if not operation.startswith(READING):
-            self.changing.append(operation)
-            if self.before is not None:
-                self.before(operation, len(self.changing))
+        if operation.startswith(READING):
+            return None
+        self.changing.append(operation)
+        if self.loses is not None and self.loses(operation):
+            client._endpoint.http_session.send(request)
+            raise ReadTimeoutError(endpoint_url=request.url)
+        return self.before(operation, len(self.changing)) if self.before is not None else None
 
     def _done(self, model: Any, **_: Any) -> None:
         if not model.name.startswith(READING) and self.after is not None:
             self.after(model.name, len(self.changing))
+
+
+def answer(status: int, code: str, message: str) -> Any:
+    """An error as Lambda answers."""
+    body = json.dumps({"Type": "User", "Message": message, "message": message}).encode()
+    headers = HeadersDict({"x-amzn-ErrorType": code, "Content-Type": "application/json"})
+    return AWSResponse("", status, headers, _Raw(body))
+
+
+class _Raw(io.BytesIO):
+    def stream(self, **_: Any) -> Iterator[bytes]:
+        yield self.read()
 
 
 @dataclass

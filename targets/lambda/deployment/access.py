@@ -71,15 +71,18 @@ def settle_role(
     name = role_name(function, clients.place)
     wanted = policy(stack, function, clients.place, xray=xray)
     now = _policy(clients, name, POLICY)
-    if now is not None and now != wanted:
+    differs = now is not None and now != wanted
+    if differs:
         _put(work, clients, name, POLICY, wanted)
-    drop_next_policy(work, clients, function)
+    drop_next_policy(work, clients, function, to_come=differs and work.dry_run)
 
 
-def drop_next_policy(work: Work, clients: Clients, function: StackFunction) -> None:
-    """Take away what only a version needed that serves not yet."""
+def drop_next_policy(
+    work: Work, clients: Clients, function: StackFunction, *, to_come: bool = False
+) -> None:
+    """Take away what only a version needed that serves not yet; `to_come` says that it will be there."""
     name = role_name(function, clients.place)
-    if _policy(clients, name, NEXT_POLICY) is not None:
+    if to_come or _policy(clients, name, NEXT_POLICY) is not None:
         work.do(
             Change(action="delete", resource=f"role {name}", detail=f"policy {NEXT_POLICY}"),
             lambda: _delete_policy(clients, name, NEXT_POLICY),

@@ -172,7 +172,7 @@ def move_alias(
         try:
             clients.patiently(lambda: clients.functions.create_alias(**call))
         except ClientError as error:  # boto3 repeats a call whose answer was lost
-            if error_code(error) != "ResourceConflictException":
+            if not error_code(error).endswith("ConflictException"):
                 raise
             clients.functions.update_alias(**call)
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
 
-from cloud import Cloud, cloud  # noqa: E402
+from cloud import Cloud, cloud
 
 
 @pytest.fixture

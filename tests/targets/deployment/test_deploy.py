@@ -154,7 +154,7 @@ def test_a_slice_that_is_no_more_stays_while_a_kept_version_calls_it(
 
 
 def test_the_last_versions_stay_with_all_that_they_call(aws: Cloud, tmp_path: Path) -> None:
-    for number in range(4):
+    for number in range(3):
         weights = {**WEIGHTS, "slice1": str(number).encode()}
         deploy(aws, write_bundle(tmp_path / str(number), weights, layer=b"1"), keep=2)
 
@@ -229,7 +229,7 @@ def test_until_it_serves_a_new_version_takes_nothing_from_the_old_one(
     deploy(aws, bundle)
     new = write_bundle(tmp_path / "new", {"slice0": b"zero"}, layer=b"1")
     role = "chain-coordinator-eu-west-1"
-    seen = []
+    seen: list[dict[str, str]] = []
 
     def look(operation: str, _: int) -> None:
         if operation == "UpdateAlias" and not seen:
@@ -311,11 +311,11 @@ def test_settings_that_somebody_changed_are_set_again(aws: Cloud, bundle: slicew
 
 def test_refusals_come_before_any_change(aws: Cloud, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", WEIGHTS, transports=("payload", "s3express"))
-    with pytest.raises(TargetError, match="s3express.*Compile with transports"):
+    with pytest.raises(TargetError, match=r"s3express.*Compile with transports"):
         deploy(aws, bundle)
     with pytest.raises(TargetError, match="keep=0"):
         deploy(aws, write_bundle(tmp_path / "other", WEIGHTS), keep=0)
-    with pytest.raises(TargetError, match="python='3.9'"):
+    with pytest.raises(TargetError, match=r"python='3\.9'"):
         deploy(aws, bundle, python="3.9")
     (bundle.directory / "smoke.npz").unlink()
     with pytest.raises(slicewise.BundleError, match=r"smoke\.npz holds no smoke test"):

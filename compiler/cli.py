@@ -1,4 +1,4 @@
-"""The command line: compile, inspect, run, serve, calibrate.
+"""The command line: compile, frontier, inspect, run, serve, calibrate; cli_deploy.py has the rest.
 
 Exit codes: 0 ok, 1 refused or failed, 2 usage.
 """
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slicewise.cli_deploy import COMMANDS, read_input
 from slicewise.errors import SlicewiseError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from slicewise.limits import Limits
 
 
@@ -42,6 +41,10 @@ def main() -> None:
 @click.version_option(package_name="slicewise")
 def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def _cut_options(command: Any) -> Any:
@@ -231,7 +234,7 @@ def _network_options(command: Any) -> Any:
     "input_file",
     required=True,
     type=click.Path(path_type=Path),
-    help="An .npz file with one array per input.",
+    help="One array per input, .npz or .json.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and trace as JSON.")
@@ -248,14 +251,11 @@ def run(
     import numpy as np
 
     from slicewise.api import serve
+    from slicewise.arrays import named_arrays
 
-    try:
-        with np.load(input_file, allow_pickle=False) as archive:
-            inputs = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"cannot read {input_file}: {error}") from error
+    inputs = read_input(input_file)
     with serve(directory, network=network, network_seed=network_seed) as endpoint:
-        outputs = _named(endpoint(**inputs))
+        outputs = named_arrays(endpoint(**inputs))
         trace = endpoint.last_trace
     if output is not None:
         np.savez(output, **outputs)  # type: ignore[arg-type]  # its stub
@@ -378,21 +378,3 @@ def _print_plan(plan: Any) -> None:
     from slicewise.report import plan_text
 
     click.echo(plan_text(plan, color=sys.stdout.isatty()))
-
-
-def _named(value: Any, path: str = "") -> dict[str, np.ndarray]:
-    """Arrays of a nested output by their paths."""
-    import numpy as np
-
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (tuple, list)):
-        items = ((f"output_{i}" if not path else str(i), item) for i, item in enumerate(value))  # type: ignore[assignment]
-    elif value is None:
-        return {}
-    else:
-        return {path or "output": np.asarray(value)}
-    found: dict[str, np.ndarray] = {}
-    for key, item in items:
-        found |= _named(item, f"{path}.{key}" if path else str(key))
-    return found

@@ -60,6 +60,7 @@ def _carve_one(
     fold_transposed(graph)
     widen_bfloat16(graph)
     _forget_origins(graph)
+    _in_order(graph)
     used = {(node.domain, node.op_type, node.overload) for node in graph}
     functions = [f for key, f in converted.model.functions.items() if key in used]
     return onnx_ir.Model(
@@ -83,6 +84,16 @@ def _forget_origins(graph: onnx_ir.Graph) -> None:
     for value in (*graph.inputs, *graph.initializers.values()):
         value.metadata_props.clear()
     graph.metadata_props.clear()
+
+
+def _in_order(graph: onnx_ir.Graph) -> None:
+    """Weights by name: `extract` collects them in a set, and equal slices must have equal bytes, or an
+    update would upload and move slices that have not changed.
+    """
+    values = [graph.initializers[name] for name in sorted(graph.initializers)]
+    graph.initializers.clear()
+    for value in values:
+        graph.initializers.add(value)
 
 
 def _save(model: onnx_ir.Model, directory: Path) -> None:

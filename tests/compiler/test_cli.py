@@ -185,7 +185,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nested_outputs_are_named_by_their_paths() -> None:
     output: Any = {"a": [1, {"b": 2}], "none": None}
 
-    assert {name: int(v) for name, v in arrays.named_arrays(output).items()} == {"a.0": 1, "a.1.b": 2}
+    assert {name: int(v) for name, v in arrays.named_arrays(output).items()} == {
+        "a.0": 1,
+        "a.1.b": 2,
+    }
     assert list(arrays.named_arrays((1, 2))) == ["output_0", "output_1"]
     assert list(arrays.named_arrays(3)) == ["output"]
 

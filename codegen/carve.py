@@ -57,10 +57,10 @@ def _carve_one(
     for value, name in zip(graph.outputs, part.outputs, strict=True):
         value.name = name
     graph.name = part.name
-    _in_order(graph, converted.model.graph)
     fold_transposed(graph)
     widen_bfloat16(graph)
     _forget_origins(graph)
+    _in_order(graph)
     used = {(node.domain, node.op_type, node.overload) for node in graph}
     functions = [f for key, f in converted.model.functions.items() if key in used]
     return onnx_ir.Model(
@@ -69,18 +69,6 @@ def _carve_one(
         producer_name="slicewise",
         functions=list(converted.model.functions.values()) if functions else [],
     )
-
-
-def _in_order(graph: onnx_ir.Graph, whole: onnx_ir.Graph) -> None:
-    """Put the initializers into the order of the whole model: `extract` collects them in a set, whose
-    order is another one every time, and with it the bytes of both files.
-    """
-    found = dict(graph.initializers)
-    graph.initializers.clear()
-    for name in whole.initializers:
-        if name in found:
-            graph.initializers[name] = found.pop(name)
-    assert not found
 
 
 def _forget_origins(graph: onnx_ir.Graph) -> None:
@@ -96,6 +84,16 @@ def _forget_origins(graph: onnx_ir.Graph) -> None:
     for value in (*graph.inputs, *graph.initializers.values()):
         value.metadata_props.clear()
     graph.metadata_props.clear()
+
+
+def _in_order(graph: onnx_ir.Graph) -> None:
+    """Weights by name: `extract` collects them in a set, and equal slices must have equal bytes, or an
+    update would upload and move slices that have not changed.
+    """
+    values = [graph.initializers[name] for name in sorted(graph.initializers)]
+    graph.initializers.clear()
+    for value in values:
+        graph.initializers.add(value)
 
 
 def _save(model: onnx_ir.Model, directory: Path) -> None:

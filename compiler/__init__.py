@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from slicewise.errors import (
     BundleError,
     CaptureError,
+    DeploymentError,
     GraphError,
     InfeasibleError,
     LimitsError,
@@ -28,6 +29,7 @@ from slicewise.errors import (
 if TYPE_CHECKING:
     from slicewise.api import compile, frontier, serve
     from slicewise.compiled import Bundle, Compiled, load
+    from slicewise.deployments import deploy, destroy
     from slicewise.goal import Goal
     from slicewise.graph import OpGraph
     from slicewise.limits import Limits
@@ -38,6 +40,8 @@ _LAZY = {
     "Bundle": "slicewise.compiled",
     "Compiled": "slicewise.compiled",
     "compile": "slicewise.api",
+    "deploy": "slicewise.deployments",
+    "destroy": "slicewise.deployments",
     "frontier": "slicewise.api",
     "load": "slicewise.compiled",
     "serve": "slicewise.api",
@@ -56,6 +60,7 @@ __all__ = [
     "CaptureError",
     "Certificate",
     "Compiled",
+    "DeploymentError",
     "Edge",
     "Goal",
     "GraphError",
@@ -71,6 +76,8 @@ __all__ = [
     "TargetError",
     "VerificationError",
     "compile",
+    "deploy",
+    "destroy",
     "frontier",
     "load",
     "serve",

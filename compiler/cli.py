@@ -1,4 +1,4 @@
-"""The command line: compile, inspect, run, serve, calibrate; other commands are in files of their own.
+"""The command line: compile, frontier, inspect, run, serve, calibrate; other commands have own files.
 
 Exit codes: 0 ok, 1 refused or failed, 2 usage.
 """
@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slicewise.cli_deploy import COMMANDS, read_input
 from slicewise.cli_package import package
 from slicewise.errors import SlicewiseError
 from slicewise.factory import call_factory
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from slicewise.limits import Limits
 
 
@@ -43,7 +42,8 @@ def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
 
 
-cli.add_command(package)
+for _command in (package, *COMMANDS):
+    cli.add_command(_command)
 
 
 def _cut_options(command: Any) -> Any:
@@ -236,7 +236,7 @@ def _network_options(command: Any) -> Any:
     "input_file",
     required=True,
     type=click.Path(path_type=Path),
-    help="An .npz file with one array per input.",
+    help="One array per input, .npz or .json.",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and trace as JSON.")
@@ -253,14 +253,11 @@ def run(
     import numpy as np
 
     from slicewise.api import serve
+    from slicewise.arrays import named_arrays
 
-    try:
-        with np.load(input_file, allow_pickle=False) as archive:
-            inputs = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
-        raise click.BadParameter(f"cannot read {input_file}: {error}") from error
+    inputs = read_input(input_file)
     with serve(directory, network=network, network_seed=network_seed) as endpoint:
-        outputs = _named(endpoint(**inputs))
+        outputs = named_arrays(endpoint(**inputs))
         trace = endpoint.last_trace
     if output is not None:
         np.savez(output, **outputs)  # type: ignore[arg-type]  # its stub
@@ -352,21 +349,3 @@ def _print_plan(plan: Any) -> None:
     from slicewise.report import plan_text
 
     click.echo(plan_text(plan, color=sys.stdout.isatty()))
-
-
-def _named(value: Any, path: str = "") -> dict[str, np.ndarray]:
-    """Arrays of a nested output by their paths."""
-    import numpy as np
-
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, (tuple, list)):
-        items = ((f"output_{i}" if not path else str(i), item) for i, item in enumerate(value))  # type: ignore[assignment]
-    elif value is None:
-        return {}
-    else:
-        return {path or "output": np.asarray(value)}
-    found: dict[str, np.ndarray] = {}
-    for key, item in items:
-        found |= _named(item, f"{path}.{key}" if path else str(key))
-    return found

@@ -18,8 +18,9 @@ from slicewise.errors import BundleError, VerificationError
 from slicewise.graph import OpGraph
 from slicewise.inputs import check_inputs
 from slicewise.plan import Plan
+from slicewise.smoke import Smoke, write_smoke
 from slicewise.structure import bind, build, leaves
-from slicewise.target import Endpoint, Target
+from slicewise.target import Deployment, Endpoint, Target
 from slicewise.verify import (
     Difference,
     Runner,
@@ -27,6 +28,7 @@ from slicewise.verify import (
     compare,
     largest_input,
     second_input,
+    tolerances,
     wire_notes,
 )
 
@@ -47,6 +49,7 @@ class Compiled:
     notes: tuple[str, ...] = ()
     _captured: Captured = field(repr=False)
     _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
+    _tolerance: float | None = field(default=None, repr=False)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The output of all slices, run one after the other in this process, for checking.
@@ -86,7 +89,7 @@ class Compiled:
         differences = self._compared(runner, tolerance)
         check(differences)
         found = wire_notes(self.plan, differences, runner.unrounded)
-        return replace(self, notes=(*self.notes, *found))
+        return replace(self, notes=(*self.notes, *found), _tolerance=tolerance)
 
     def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
         """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
@@ -100,6 +103,7 @@ class Compiled:
             self.target.write_bundle(
                 self.plan, render(self.plan), Path(self._workspace.name), building
             )
+            write_smoke(building, self._smoke())
             building.chmod(0o755)
             _replace(destination, building)
         except BaseException:
@@ -125,6 +129,19 @@ class Compiled:
         slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
         return replace(self, plan=replace(plan, slices=slices))
 
+    def _smoke(self) -> Smoke:
+        """The example and the original model's outputs, at the tolerance of `verified`."""
+        example = self._example()
+        return Smoke(
+            inputs=example,
+            outputs=self._original(example),
+            tolerance=tolerances(self.plan, self._tolerance, self._dtypes()),
+        )
+
+    def _dtypes(self) -> set[str]:
+        """The types that the model computes in."""
+        return {tensor.dtype for tensor in self.graph.tensors}
+
     def _example(self) -> dict[str, np.ndarray]:
         """The example inputs by name."""
         return example_arrays(self.plan.input_structure, self._captured)
@@ -140,8 +157,8 @@ class Compiled:
     def _compared(self, runner: Runner, tolerance: float | None) -> tuple[Difference, ...]:
         example = self._example()
         other = second_input(self.plan, example)
-        dtypes = {tensor.dtype for tensor in self.graph.tensors}
-        return compare(self.plan, runner, self._original, [example, other], tolerance, dtypes)
+        inputs = [example, other]
+        return compare(self.plan, runner, self._original, inputs, tolerance, self._dtypes())
 
     def _original(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The original model's outputs, by output name."""
@@ -196,6 +213,12 @@ class Bundle:
     def _target(self) -> Target:
         profile = self.directory / "profile.json"
         return targets.load(self.plan.target, profile if profile.exists() else None)
+
+    def deploy(self, **options: Any) -> Deployment:
+        """See `slicewise.deploy`."""
+        from slicewise.deployments import deploy
+
+        return deploy(self, **options)
 
 
 def load(directory: str | Path) -> Bundle:

@@ -61,6 +61,10 @@ class TargetError(SlicewiseError, RuntimeError):
     """A target, or the local platform that stands in for it, cannot do what was asked."""
 
 
+class DeploymentError(SlicewiseError, RuntimeError):
+    """A deployment could not be made, changed, read or removed. What serves keeps serving."""
+
+
 class RequestError(SlicewiseError, ValueError):
     """A served model refused a request. `status` is 4xx; `field` names the offending part."""
 

@@ -98,6 +98,81 @@ class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
         ...
 
 
+class Report(Protocol):
+    """Something to tell: as text for people, as data for --json."""
+
+    def to_json(self) -> Any:
+        """The same as dicts, lists, numbers and strings."""
+        ...
+
+    def __str__(self) -> str: ...
+
+
+class Deployment(Protocol):
+    """A deployed bundle: call it with the model's own arguments."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's output for these inputs, in the model's own structure."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the deployment is called."""
+        ...
+
+    @property
+    def url(self) -> str | None:
+        """An HTTP address of it, None where it has none."""
+        ...
+
+    @property
+    def function(self) -> str:
+        """What callers invoke."""
+        ...
+
+    @property
+    def changes(self) -> Report | None:
+        """What deploying it has changed; None when it was there."""
+        ...
+
+    @property
+    def last_trace(self) -> Mapping[str, Any]:
+        """Where the time of the latest call went, ms."""
+        ...
+
+
+class Deployer(Protocol):
+    """Puts bundles onto a target's platform. A deployment is known by its `name`, by default the
+    bundle's own. All methods raise `DeploymentError`.
+    """
+
+    def deploy(self, directory: Path, plan: Plan, **options: Any) -> Deployment:
+        """Deploy a bundle, or bring its deployment up to it."""
+        ...
+
+    def changes(self, directory: Path, plan: Plan, **options: Any) -> Report:
+        """What `deploy` would change and what it would cost a month; changes nothing."""
+        ...
+
+    def connect(self, name: str | None, directory: Path | None, plan: Plan | None) -> Deployment:
+        """A deployment that is there, by its name or its bundle."""
+        ...
+
+    def status(
+        self, name: str | None, directory: Path | None, plan: Plan | None, **options: Any
+    ) -> Report:
+        """What is deployed, and whether it is what the bundle says."""
+        ...
+
+    def destroy(self, name: str | None, directory: Path | None, *, dry_run: bool) -> Report:
+        """Remove everything of a deployment; tells what."""
+        ...
+
+    def diff(self, old: str | Path, new: str | Path) -> Report:
+        """What differs between two bundles (paths), or between a deployment (its name) and one."""
+        ...
+
+
 class SliceOps(Protocol):
     """What a target may know of a slice before it is placed: see `slicewise.passes.Part`."""
 
@@ -219,6 +294,10 @@ class Target(Protocol):
 
     def package(self, directory: Path, plan: Plan, **options: Any) -> Any:
         """Make of a bundle what is uploaded; a value with `to_json`, `notes` and a table as its text."""
+        ...
+
+    def deployer(self, **options: Any) -> Deployer:
+        """What deploys, with this machine's credentials. Options: `region`."""
         ...
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:

@@ -120,24 +120,33 @@ def compare(
     and booleans must be equal; otherwise the difference is infinite.
     """
     worst: dict[str, Difference] = {}
+    allowed = tolerances(plan, tolerance, dtypes)
     for feeds in inputs:
         expected, found = original(feeds), runner.run(feeds)
         for spec in plan.outputs:
-            allowed = tolerance
-            if allowed is None:
-                among = (spec.dtype, *dtypes) if spec.dtype in TOLERANCE else ()
-                bounds = [TOLERANCE.get(dtype, 0.0) for dtype in among]
-                bounds += [WIRE_TOLERANCE.get(plan.transport_rule.wire_dtype or "", 0.0)] * bool(
-                    among
-                )
-                allowed = max(bounds, default=0.0)
             absolute, relative = difference(expected[spec.name], found[spec.name])
             before = worst.get(spec.name)
             if before is None or relative >= before.relative:
                 worst[spec.name] = Difference(
-                    output=spec.name, absolute=absolute, relative=relative, tolerance=allowed
+                    output=spec.name,
+                    absolute=absolute,
+                    relative=relative,
+                    tolerance=allowed[spec.name],
                 )
     return tuple(worst.values())
+
+
+def tolerances(
+    plan: Plan, tolerance: float | None = None, dtypes: Collection[str] = ()
+) -> dict[str, float]:
+    """What `compare` allows each output."""
+    found = {}
+    for spec in plan.outputs:
+        among = (spec.dtype, *dtypes) if spec.dtype in TOLERANCE else ()
+        bounds = [TOLERANCE.get(dtype, 0.0) for dtype in among]
+        bounds += [WIRE_TOLERANCE.get(plan.transport_rule.wire_dtype or "", 0.0)] * bool(among)
+        found[spec.name] = max(bounds, default=0.0) if tolerance is None else tolerance
+    return found
 
 
 def difference(expected: np.ndarray, found: np.ndarray) -> tuple[float, float]:

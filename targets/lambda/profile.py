@@ -142,7 +142,9 @@ class StorePart(_Part):
 
 
 class PricesPart(_Part):
-    """US dollars per request, per GB-second by architecture and region, and of what is kept ready."""
+    """US dollars per request, per GB-second by architecture and region, GB in S3 a month, GB of logs,
+    and of what is kept ready.
+    """
 
     request_usd: NonNegativeFloat
     alarm_month_usd: NonNegativeFloat
@@ -150,6 +152,8 @@ class PricesPart(_Part):
     provisioned_duration_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
     snapstart_cache_gb_s_usd: PositiveFloat
     snapstart_restore_gb_usd: PositiveFloat
+    s3_gb_month_usd: NonNegativeFloat
+    log_gb_usd: NonNegativeFloat
     gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
 
 

@@ -22,7 +22,7 @@ from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
-    from slicewise.target import Endpoint, Handlers, SliceOps
+    from slicewise.target import Deployer, Endpoint, Handlers, SliceOps
 
     from .packaging.packages import Packages
 
@@ -229,6 +229,12 @@ class LambdaTarget:
         from .packaging.packages import package
 
         return package(directory, plan, limit_mb=self.profile.limits.package_mb_max, **options)
+
+    def deployer(self, **options: Any) -> Deployer:
+        """See `deployment.deployer.LambdaDeployer`."""
+        from .deployment.deployer import LambdaDeployer
+
+        return LambdaDeployer(self.profile, **options)
 
     def calibrate(self, where: str, output: Path, **options: Any) -> str:
         """See `calibrate.calibrate`."""

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import slicewise
-from slicewise import cli
+from slicewise import arrays, cli
 from slicewise.plan import Plan
 
 FACTORIES = """
@@ -189,9 +189,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nested_outputs_are_named_by_their_paths() -> None:
     output: Any = {"a": [1, {"b": 2}], "none": None}
 
-    assert {name: int(v) for name, v in cli._named(output).items()} == {"a.0": 1, "a.1.b": 2}
-    assert list(cli._named((1, 2))) == ["output_0", "output_1"]
-    assert list(cli._named(3)) == ["output"]
+    assert {name: int(v) for name, v in arrays.named_arrays(output).items()} == {
+        "a.0": 1,
+        "a.1.b": 2,
+    }
+    assert list(arrays.named_arrays((1, 2))) == ["output_0", "output_1"]
+    assert list(arrays.named_arrays(3)) == ["output"]
 
 
 def test_a_place_that_cannot_hold_a_bundle_is_refused_before_any_work(

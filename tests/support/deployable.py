@@ -1,0 +1,115 @@
+"""Bundles that deploy but do not run: made in milliseconds, with the content that a test wants."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+import slicewise
+from slicewise.limits import Limits
+from slicewise.plan import (
+    Certificate,
+    Edge,
+    ModelInfo,
+    Plan,
+    Prediction,
+    Slice,
+    TensorSpec,
+    TransportRule,
+)
+from slicewise.smoke import Smoke, write_smoke
+
+INPUT, OUTPUT = "@input", "@output"
+
+
+def write_bundle(
+    directory: Path,
+    weights: Mapping[str, bytes],
+    *,
+    layer: bytes | None = None,
+    memory_mb: int = 512,
+    transports: tuple[str, ...] = ("payload", "s3"),
+    coordinator: str = "handler = None\n",
+) -> slicewise.Bundle:
+    """A bundle of a chain of slices with these weights, by name."""
+    names = list(weights)
+    slices = tuple(
+        Slice(
+            name=name,
+            stage=stage,
+            ops=(f"op{stage}",),
+            weight_bytes=len(weights[name]),
+            peak_memory_bytes=0,
+            memory_mb=memory_mb,
+            package_bytes=0,
+            inputs=(f"t{stage}",),
+            outputs=(f"t{stage + 1}",),
+            onnx=f"functions/{name}/model.onnx",
+        )
+        for stage, name in enumerate(names)
+    )
+    ends = [INPUT, *names, OUTPUT]
+    edges = tuple(
+        Edge(
+            tensor=f"t{index}",
+            dtype="float32",
+            shape=(1,),
+            bytes=4,
+            producer=ends[index],
+            consumer=ends[index + 1],
+            transport="payload",
+            reason="",
+            choices=(("payload", None),),
+        )
+        for index in range(len(ends) - 1)
+    )
+    plan = Plan(
+        model=ModelInfo(name="Chain", parameters=1, weight_bytes=4),
+        target="lambda",
+        objective="bytes",
+        limits=Limits(),
+        slices=slices,
+        edges=edges,
+        certificate=Certificate(
+            status="optimal", lower_bound=0, gap=0.0, method="by hand", seconds=0.0
+        ),
+        transport_rule=TransportRule(transports=transports, payload_bytes=1 << 20),
+        inputs=(TensorSpec(name="x", tensor="t0", dtype="float32", shape=(1,)),),
+        outputs=(TensorSpec(name="y", tensor=f"t{len(names)}", dtype="float32", shape=(1,)),),
+        prediction=Prediction(latency_ms=10.0, cost_per_million_usd=4.0),
+    )
+    for name, content in weights.items():
+        folder = directory / "functions" / name
+        folder.mkdir(parents=True)
+        (folder / "handler.py").write_text(f"# {name}\n")
+        (folder / "model.data").write_bytes(content)
+    folder = directory / "functions" / "coordinator"
+    folder.mkdir(parents=True)
+    (folder / "handler.py").write_text(coordinator)
+    entries = [
+        {
+            "name": f"chain-{name}",
+            "package": f"functions/{name}",
+            "handler": "handler.handler",
+            "memory_mb": memory_mb,
+            "timeout_s": 60,
+        }
+        for name in (*names, "coordinator")
+    ]
+    functions = {"stack": "chain", "entry": "chain-coordinator", "functions": entries}
+    (directory / "functions.json").write_text(json.dumps(functions))
+    (directory / "plan.json").write_text(plan.to_json())
+    profile = importlib.import_module("slicewise.targets.lambda.profile").default_profile()
+    (directory / "profile.json").write_text(profile.model_dump_json(by_alias=True))
+    one = np.ones(1, np.float32)
+    write_smoke(directory, Smoke(inputs={"x": one}, outputs={"y": one}, tolerance={"y": 1e-4}))
+    if layer is not None:
+        (directory / "dist").mkdir()
+        with zipfile.ZipFile(directory / "dist" / "layer.zip", "w") as archive:
+            archive.writestr(zipfile.ZipInfo("python/runtime.py"), layer)
+    return slicewise.load(directory)

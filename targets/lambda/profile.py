@@ -146,6 +146,22 @@ class PricesPart(_Part):
     gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
 
 
+class ProvisionedPart(_Part):
+    """Provisioned concurrency, US dollars per GB-second: for being there, and while it computes."""
+
+    idle_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+    gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+
+
+class SnapStartPart(_Part):
+    """SnapStart, US dollars per GB of the function's memory: kept, and restored at a cold start."""
+
+    cache_gb_s_usd: PositiveFloat
+    cache_minimum_s: PositiveFloat
+    restore_gb_usd: PositiveFloat
+    restore_ms: PositiveFloat
+
+
 class ColdPart(_Part):
     """What a call takes longer when no environment is warm."""
 
@@ -173,12 +189,19 @@ class Profile(_Part):
     s3express: StorePart
     prices: PricesPart
     cold: ColdPart
+    provisioned: ProvisionedPart
+    snapstart: SnapStartPart
 
     @property
     def gb_s_usd(self) -> float:
         """The price of a GB-second in the profile's region and architecture."""
         prices = self.prices.gb_s_usd[self.architecture]
         return prices.get(self.region, prices["default"])
+
+    @property
+    def region_factor(self) -> float:
+        """How many times the usual price a GB-second costs in the profile's region."""
+        return self.gb_s_usd / self.prices.gb_s_usd[self.architecture]["default"]
 
 
 @cache

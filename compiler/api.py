@@ -74,6 +74,7 @@ def compile(
     compress: bool = False,
     tolerance: float | None = None,
     verify: bool = True,
+    warm_up: bool = True,
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -90,7 +91,8 @@ def compile(
     is run to know its ops' times (default: only where they decide). `tolerance` is the largest
     difference to the original model, relative to the output's largest magnitude (default 1e-4 for
     float32, 5e-3 where it travels as float16).
-    `time_limit_s` bounds the search for the best cut.
+    `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
+    request. `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
@@ -106,7 +108,7 @@ def compile(
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(work.graph.ops)} ops"):
             partition, settings = _cut(work, chosen, goal, overheads)
-        plan = _plan(work, chosen, partition, settings)
+        plan = _plan(work, chosen, partition, settings, warm_up)
         compiled = _write(work, plan, step)
         if not verify:
             return compiled
@@ -122,7 +124,7 @@ def compile(
             if all(sizes[part.name] == part.memory_mb for part in slices):
                 return measured
             # More memory than was estimated, and allowed: the same cut with larger functions.
-            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes))
+            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
             peaks = {part.name: part.peak_memory_bytes for part in slices}
             return replace(measured, plan=_with_peaks(grown, peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
@@ -289,7 +291,9 @@ def _cut(
     return found, Settings(memory_mb=memory_mb, model=model)
 
 
-def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> Plan:
+def _plan(
+    work: _Work, objective: str, found: Partition, settings: Settings, warm_up: bool = True
+) -> Plan:
     from slicewise.passes.place import place
     from slicewise.passes.split import records
 
@@ -316,6 +320,7 @@ def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> 
         prediction=prediction,
         coordinator_memory_mb=settings.model.caller_memory_mb,
         splits=records(work.splits, work.graph),
+        warm_up=warm_up,
     )
 
 

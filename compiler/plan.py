@@ -177,7 +177,7 @@ class Plan:
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
-    function that drives the slices.
+    function that drives the slices; `warm_up` says that its first request starts all slices at once.
     """
 
     model: ModelInfo
@@ -196,6 +196,7 @@ class Plan:
     prediction: Prediction = field(default_factory=Prediction)
     coordinator_memory_mb: int = 512
     splits: tuple[SplitRecord, ...] = ()
+    warm_up: bool = True
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -255,6 +256,7 @@ class Plan:
                 prediction=_prediction(data["prediction"]),
                 coordinator_memory_mb=data["coordinator_memory_mb"],
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
+                warm_up=data.get("warm_up", True),
             )
         except BundleError:
             raise

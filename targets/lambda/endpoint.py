@@ -11,7 +11,7 @@ from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
 from .bundle import read_functions
-from .functions import Function
+from .functions import ONE_THREAD, Function
 from .profile import MB, Profile
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def serve(
     """
     emulated = emulated_network(network, profile, network_seed)
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
-    entry, functions = read_functions(directory, bucket_environment(buckets))
+    environment = {**ONE_THREAD, **bucket_environment(buckets)}
+    entry, functions = read_functions(directory, environment)
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions
@@ -70,7 +71,7 @@ def local_platform(
 
 
 def bucket_environment(buckets: Mapping[str, str]) -> dict[str, str]:
-    """What tells functions their buckets, by transport. Raises `TargetError` without boto3."""
+    """What tells functions their buckets, by transport. Raises `TargetError` without pybase64."""
     try:
         from .runtime.store import BUCKET_VARIABLES
     except ImportError as error:

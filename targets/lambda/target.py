@@ -16,8 +16,9 @@ from slicewise.target import Chosen, Sent
 
 from .costs import cost_model
 from .profile import MB, Profile, default_profile, read_profile
+from .runtime.arrays import from_bytes, pack
 from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
-from .runtime.wire import WIRE_DTYPES, from_bytes, pack
+from .runtime.wire import WIRE_DTYPES
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
@@ -111,7 +112,7 @@ class LambdaTarget:
         )
 
     def delivered(self, array: Any, dtype: str, rule: TransportRule) -> tuple[Any, str]:
-        """What `wire.unpack` makes of it; compression loses nothing."""
+        """What `arrays.unpack` makes of it; compression loses nothing."""
         raw, packed = pack(array, dtype, rule.wire_dtype)
         record = {"dtype": dtype, "shape": array.shape, **packed}
         return from_bytes(raw, record), packed.get("wire_dtype", dtype)

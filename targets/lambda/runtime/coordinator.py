@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .messages import join, lift
 from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
-from .store import Object, Store, finish
-from .transport import object_key, objects_of
+from .start import Start
+from .store import Object, Store, finish, object_key, objects_of
+from .warmup import WarmUp
 from .wire import Record, decode_inline
 
 Handler = Callable[[Any, Any], bytes]
@@ -39,9 +41,11 @@ class SliceError(RuntimeError):
 
 def coordinator_handler(*, manifest: Path) -> Handler:
     """The Lambda handler of the coordinator; `manifest` is the JSON that the bundle put beside it:
-    plan id, inputs, outputs, dims, transport rule and choices, and the slices with stage, function and
-    tensors. It returns JSON as bytes, as the slices do.
+    plan id, inputs, outputs, dims, transport rule and choices, the slices with stage, function and
+    tensors, and whether the first request warms all of them up. It returns JSON as bytes, as the slices
+    do.
     """
+    start = Start()
     plan = json.loads(manifest.read_text())
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
@@ -52,6 +56,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     timeout = plan["timeout_s"]
     function_of = _functions(plan)
     width = max(len(stage) for stage in plan["stages"])
+    later = [part["name"] for stage in plan["stages"][1:] for part in stage]
     functions = boto3.client(
         "lambda",
         config=Config(
@@ -60,22 +65,28 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             read_timeout=timeout + 5,
             connect_timeout=5,
             tcp_keepalive=True,
-            max_pool_connections=max(10, width),
+            max_pool_connections=max(10, width, len(later) + len(plan["stages"][0])),
         ),
     )
-    pool = ThreadPoolExecutor(width) if width > 1 else None
+    pool = ThreadPoolExecutor(width)
+    warm = partial(_warm, functions, function_of, plan["id"])
+    warm_up = WarmUp(warm, later if plan["warm_up"] else ())
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
     read_last = _read_last(plan)
     cleaner = ThreadPoolExecutor(1)
 
     def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
-        return _invoke(functions, function_of[part["name"]], part, message)
+        told = warm_up.wait(part["name"])
+        reply = _invoke(functions, function_of[part["name"]], part, message)
+        reply["trace"].update(told)
+        return reply
 
     def call_all(stage: list[dict[str, Any]], messages: list[bytes]) -> list[dict[str, Any]]:
         """The replies of a stage. All its slices have ended, also when one has failed."""
-        if pool is None or len(stage) == 1:
-            return [call(part, message) for part, message in zip(stage, messages, strict=True)]
+        if len(stage) == 1 and not warm_up.is_due:
+            return [call(stage[0], messages[0])]
         calls = [pool.submit(call, *pair) for pair in zip(stage, messages, strict=True)]
+        warm_up.begin()
         wait(calls)
         return [done.result() for done in calls]
 
@@ -84,7 +95,11 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         allowed = [name for name in store.transports if name in rule.transports]
         return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
 
+    start.mark("clients_ms")
+    start.ready()
+
     def handler(event: Any, context: Any) -> bytes:
+        started_now = start.tell()
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
         left: set[Object] = set()  # to delete when the request has ended
@@ -114,7 +129,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             answer: dict[str, Any] = {"status": 200, "request_id": request_id}
             if isinstance(event, dict) and event.get("trace"):
                 total_ms = (time.perf_counter() - started) * 1e3
-                answer["trace"] = {"total_ms": total_ms, "slices": trace}
+                answer["trace"] = {"total_ms": total_ms, **started_now, "slices": trace}
             reply = join(answer, "outputs", outputs)
             if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
@@ -126,6 +141,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
             reply = _error(500, request_id, type(error).__name__, str(error))
+        warm_up.finish()
         try:
             store.delete(left)
             for deleted in deleting:
@@ -185,6 +201,19 @@ def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes)
     reply: dict[str, Any] = body
     reply["trace"]["call_ms"] = (time.perf_counter() - started) * 1e3
     return reply
+
+
+def _warm(functions: Any, function_of: dict[str, str], plan: str, name: str) -> dict[str, Any]:
+    """Have a slice started that is not; what its trace says of that. Raises `SliceError` or what boto3
+    raises.
+    """
+    message = json.dumps({"warm": plan}).encode()
+    answer = functions.invoke(FunctionName=function_of[name], Payload=message)
+    body = json.loads(answer["Payload"].read())
+    if "trace" not in body:
+        raise SliceError(name, "WarmUp", str(body)[:500])
+    told: dict[str, Any] = body["trace"]
+    return told
 
 
 def _fit(

@@ -300,7 +300,7 @@ def _plan(
     slices, edges = place(work.crossing, found, work.target, settings, rule=work.rule)
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
-        source=f"op times {work.times.source}",
+        source=f"op times {work.times.source}", warm_up=warm_up,
     )  # fmt: skip
     signature = work.signature
     return Plan(

@@ -87,7 +87,6 @@ def _limits(
 @click.option("--goal-cost", type=float, help="US dollars per million requests at most this.")
 @click.option("--wire-dtype", help="Between slices float32 travels as this type: float16.")
 @click.option("--compress", is_flag=True, help="Compress what travels between slices and shrinks.")
-@click.option("--no-warm-up", is_flag=True, help="Slices start cold each in its turn, not at once.")
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -102,7 +101,6 @@ def compile_command(
     transports: tuple[str, ...],
     wire_dtype: str | None,
     compress: bool,
-    no_warm_up: bool,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -144,7 +142,6 @@ def compile_command(
             wire_dtype=wire_dtype,
             compress=compress,
             tolerance=tolerance,
-            warm_up=not no_warm_up,
             time_limit_s=time_limit_s,
             progress=True,
         )

@@ -35,7 +35,8 @@ class Certificate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicePrediction:
     """Where the time of one call of a slice goes, expected ms: `call_ms` passes in the coordinator and
-    on the way, the rest is billed to the slice. Dollars are without the coordinator's.
+    on the way, the rest is billed to the slice. Dollars are without the coordinator's. `cold_ms` is
+    what the first call of an environment takes longer.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SlicePrediction:
     send_ms: float
     billed_ms: float
     cost_per_million_usd: float
+    cold_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ class Prediction:
     """What the target's profile predicts for one request; None where it was not computed.
 
     `latency_ms` is the expected value of a warm request as the caller sees it, with its 50th and
-    99th percentile; the cold one finds no function warm. `source` says where compute times are from.
+    99th percentile; `cold_latency_ms` is that of one that finds no function warm. `source` says where
+    compute times are from.
     """
 
     latency_ms: float | None = None

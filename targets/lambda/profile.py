@@ -163,12 +163,18 @@ class SnapStartPart(_Part):
 
 
 class ColdPart(_Part):
-    """What a call takes longer when no environment is warm."""
+    """What a call takes longer when no environment is warm: until the function's own code runs, from a
+    zip package or an image, and what that does then (boto3 and further clients only where needed).
+    """
 
     placement_ms: NonNegativeFloat
     init_ms: dict[Literal["x86_64", "arm64"], Spread]
+    image_init_ms: dict[Literal["x86_64", "arm64"], Spread]
     import_ms: NonNegativeFloat
+    boto3_ms: NonNegativeFloat
+    client_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
+    image_fetch_ns: NonNegativeFloat
 
 
 class Profile(_Part):

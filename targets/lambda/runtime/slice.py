@@ -166,7 +166,9 @@ def _wanted(records: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_event(event: Any, name: str, plan: str) -> None:
-    if not isinstance(event, dict) or not ("warm" in event or isinstance(event.get("tensors"), dict)):
+    if not isinstance(event, dict) or not (
+        "warm" in event or isinstance(event.get("tensors"), dict)
+    ):
         raise ValueError("a slice is called by its coordinator; this is no message of one")
     called = event["warm"] if "warm" in event else event.get("plan")
     if called != plan:

@@ -105,7 +105,7 @@ def test_a_deployment_names_its_functions_and_their_versions(
 
 
 def warmed(fakes: Fakes, answer: bytes | None, then: bytes) -> Callable[[Fakes], bytes]:
-    """A slice that answers the warm call with `answer` (None: not at all) and the real one with `then`."""
+    """Slice b: answers the warm call with `answer` (None: not at all), the real one with `then`."""
 
     def slice_b(_: Fakes) -> bytes:
         if json.loads(fakes.sent["f-b"]) == {"warm": "plan"}:

@@ -12,12 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
+from .early import early_invoke
 from .messages import join, lift
 from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
@@ -25,6 +22,9 @@ from .start import Start
 from .store import Object, Store, finish, object_key, objects_of
 from .warmup import WarmUp
 from .wire import Record, decode_inline
+
+if TYPE_CHECKING:
+    from botocore.config import Config
 
 Handler = Callable[[Any, Any], bytes]
 _LOG = logging.getLogger(__name__)
@@ -47,30 +47,32 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     """
     start = Start()
     plan = json.loads(manifest.read_text())
+    function_of = _functions(plan)
+    timeout = plan["timeout_s"]
+    warm_up = WarmUp(lambda _: {}, ())
+    if plan["warm_up"] and start.is_for_a_request:
+        early = early_invoke(timeout + 5, len(function_of))
+        warm_up = WarmUp(partial(_warm, early, function_of, plan["id"]), list(function_of))
+        warm_up.begin()
+        start.mark("warm_up_ms")
+
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
     choices = plan["choices"]
     store = Store()
     if plan["planned_transports"] != ["payload"]:
         store.open()
-    timeout = plan["timeout_s"]
-    function_of = _functions(plan)
     width = max(len(stage) for stage in plan["stages"])
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
-    functions = boto3.client(
-        "lambda",
-        config=Config(
-            # A second attempt would run the slice twice.
-            retries={"mode": "standard", "total_max_attempts": 1},
-            read_timeout=timeout + 5,
-            connect_timeout=5,
-            tcp_keepalive=True,
-            max_pool_connections=max(10, width, len(later) + len(plan["stages"][0])),
-        ),
-    )
+    functions = boto3.client("lambda", config=_config(timeout, max(10, width, len(function_of))))
     pool = ThreadPoolExecutor(width)
-    warm = partial(_warm, functions, function_of, plan["id"])
-    warm_up = WarmUp(warm, later if plan["warm_up"] else ())
+    invoke = partial(_invoke_raw, functions)
+    warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
+    if plan["warm_up"] and not start.is_for_a_request:
+        warm_up = warm_later()
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
     read_last = _read_last(plan)
     cleaner = ThreadPoolExecutor(1)
@@ -99,6 +101,9 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     start.ready()
 
     def handler(event: Any, context: Any) -> bytes:
+        nonlocal warm_up
+        if warm_up.is_under_way and start.was_ahead:
+            warm_up = warm_later()  # what the frozen environment was told is lost
         started_now = start.tell()
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
@@ -180,6 +185,8 @@ def _read_last(plan: dict[str, Any]) -> list[list[str]]:
 
 def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes) -> dict[str, Any]:
     """Call a slice and return its reply. Raises `SliceError`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     name = part["name"]
     started = time.perf_counter()
     try:
@@ -203,13 +210,32 @@ def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes)
     return reply
 
 
-def _warm(functions: Any, function_of: dict[str, str], plan: str, name: str) -> dict[str, Any]:
-    """Have a slice started that is not; what its trace says of that. Raises `SliceError` or what boto3
-    raises.
+def _config(timeout: float, connections: int) -> Config:
+    """Settings of the Lambda client."""
+    from botocore.config import Config
+
+    return Config(
+        # A second attempt would run the slice twice.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        read_timeout=timeout + 5,
+        connect_timeout=5,
+        tcp_keepalive=True,
+        max_pool_connections=connections,
+    )
+
+
+def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:
+    reply: bytes = functions.invoke(FunctionName=function, Payload=payload)["Payload"].read()
+    return reply
+
+
+def _warm(
+    invoke: Callable[[str, bytes], bytes], function_of: dict[str, str], plan: str, name: str
+) -> dict[str, Any]:
+    """Have a slice started that is not; what its trace says of that. Raises `SliceError` or what
+    `invoke` raises.
     """
-    message = json.dumps({"warm": plan}).encode()
-    answer = functions.invoke(FunctionName=function_of[name], Payload=message)
-    body = json.loads(answer["Payload"].read())
+    body = json.loads(invoke(function_of[name], json.dumps({"warm": plan}).encode()))
     if "trace" not in body:
         raise SliceError(name, "WarmUp", str(body)[:500])
     told: dict[str, Any] = body["trace"]

@@ -9,8 +9,9 @@ from typing import Any
 
 from . import STARTED
 
-# What a request finds that was not made for it.
-PROVISIONED, SNAPSHOT = "provisioned-concurrency", "snap-start"
+# How an environment came to be; only the first was made for a request.
+ON_DEMAND, PROVISIONED, SNAPSHOT = "on-demand", "provisioned-concurrency", "snap-start"
+AHEAD_S = 2.0  # between the init phase and a request that waits for it there are milliseconds
 
 
 class Start:
@@ -24,6 +25,17 @@ class Start:
         self._last = time.perf_counter()
         self._parts = {"import_ms": (self._last - STARTED) * 1e3}
         self._is_told = False
+        self._ready_at = 0.0
+
+    @property
+    def is_for_a_request(self) -> bool:
+        """Whether this environment starts because a request waits for it."""
+        return initialization_type() == ON_DEMAND
+
+    @property
+    def was_ahead(self) -> bool:
+        """Whether the request came so late that the environment was frozen since it was ready."""
+        return time.time() - self._ready_at > AHEAD_S
 
     def mark(self, name: str) -> None:
         """What was done since the last mark is the part of this name."""
@@ -35,7 +47,8 @@ class Start:
         """The init phase is over. A provisioned environment is not cold, a restored one did not take
         this long.
         """
-        kind = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE")
+        kind = initialization_type()
+        self._ready_at = time.time()
         self._is_told = kind == PROVISIONED
         age = process_age_ms()
         if kind == SNAPSHOT or age is None:
@@ -50,6 +63,11 @@ class Start:
             return {"cold": False}
         self._is_told = True
         return {"cold": True, **self._parts}
+
+
+def initialization_type() -> str | None:
+    """As Lambda says it."""
+    return os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE")
 
 
 def process_age_ms() -> float | None:

@@ -1,6 +1,8 @@
-"""The warm-up: all slices of later stages start while the first stage does, on the first request.
+"""The warm-up: all slices of a plan start at once, on the first request of a coordinator.
 
-Without it every stage would start cold when its turn comes, one after the other.
+Without it every stage would start cold when its turn comes, one after the other. An environment that
+starts because a request waits for it calls them in its init phase, before it is ready itself
+(early.py); one that was ready before calls those of later stages beside the first.
 """
 
 from __future__ import annotations
@@ -30,6 +32,11 @@ class WarmUp:
     def is_due(self) -> bool:
         """Whether `begin` will do anything."""
         return bool(self._names)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there are calls that no `wait` has asked for."""
+        return bool(self._calls)
 
     def begin(self) -> None:
         """Send all calls, the first time."""

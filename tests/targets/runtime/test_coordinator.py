@@ -19,6 +19,7 @@ from botocore.exceptions import ClientError
 coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
 arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
+start = importlib.import_module("slicewise.targets.lambda.runtime.start")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 ID = "0123abcd"
@@ -141,6 +142,28 @@ def test_the_first_request_warms_later_stages_and_no_failure_of_that_fails_it(
     assert second["warm_up_ms"] >= 0
     assert second.get("cold") == cold
     assert found["trace"]["cold"] is True
+
+
+@pytest.mark.parametrize("was_ahead", [False, True])
+def test_what_a_frozen_environment_was_told_is_asked_again(
+    was_ahead: bool, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the calls in the init phase: they fail here, and only the second try can succeed."""
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")  # discard
+    monkeypatch.setattr(start, "AHEAD_S", -1.0 if was_ahead else 1e9)
+    fakes = Fakes(a=reply(middle=MIDDLE))
+    fakes.answers["b"] = warmed(fakes, b'{"trace": {"cold": true}}', reply(last=LAST))
+
+    found = run(fakes, WARM, trace=True)
+
+    assert found["status"] == 200
+    first, second = found["trace"]["slices"]
+    assert ("warm_up_ms" in first) == (not was_ahead)  # the first stage is asked in the init phase
+    assert second.get("cold") == (True if was_ahead else None)
 
 
 def test_a_request_that_fails_early_leaves_no_warm_call_under_way(run: Callable[..., Any]) -> None:

@@ -89,13 +89,15 @@ class Start:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imports:
     """What functions import and make when they start, ms: `slice_ms` and `caller_ms` always, `store_ms`
-    in a slice and `caller_store_ms` in the caller to reach objects.
+    in a slice and `caller_store_ms` in the caller to reach objects. After `early_ms` of its own the
+    caller can start the slices.
     """
 
     slice_ms: float = 0.0
     store_ms: float = 0.0
     caller_ms: float = 0.0
     caller_store_ms: float = 0.0
+    early_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,6 +267,14 @@ def caller_cold_ms(model: CostModel, *, uses_store: bool, packaging: str | None 
     """What the first call of the caller takes longer, expected ms, without its slices."""
     store = model.imports.caller_store_ms if uses_store else 0.0
     return model.start(packaging).begin.wait_ms + model.imports.caller_ms + store
+
+
+def warm_up_ms(model: CostModel, slowest_ms: float, *, uses_store: bool) -> float:
+    """What a request takes longer whose caller starts all slices while it is still starting itself;
+    the slowest of them takes `slowest_ms`.
+    """
+    called = model.start().begin.wait_ms + model.imports.early_ms
+    return max(caller_cold_ms(model, uses_store=uses_store), called + slowest_ms)
 
 
 def _moving(

@@ -14,6 +14,7 @@ from slicewise.cost import (
     percentile,
     slice_cold_ms,
     slice_time,
+    warm_up_ms,
 )
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
@@ -35,7 +36,7 @@ def predict(
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
     Slices of one stage run at the same time: the slowest one counts. With `warm_up` all slices start
-    together after the caller has, so that the slowest start of all counts, else that of every stage.
+    together while the caller does, so that the slowest start of all counts, else that of every stage.
     `packaging` says by slice how it is packed where that is not the usual way.
     """
     found = {
@@ -73,8 +74,11 @@ def predict(
         )
         for part in slices
     }
-    cold = ms + caller_cold_ms(model, uses_store=any(e.transport != "payload" for e in edges))
-    cold += max(starts.values()) if warm_up else _one_by_one(slices, starts)
+    uses_store = any(e.transport != "payload" for e in edges)
+    if warm_up:
+        cold = ms + warm_up_ms(model, max(starts.values()), uses_store=uses_store)
+    else:
+        cold = ms + caller_cold_ms(model, uses_store=uses_store) + _one_by_one(slices, starts)
     return Prediction(
         latency_ms=ms,
         latency_p50_ms=percentile(ms, variance, 0.0),

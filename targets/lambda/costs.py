@@ -40,6 +40,7 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
             store_ms=cold.boto3_ms,
             caller_ms=cold.boto3_ms,
             caller_store_ms=cold.client_ms,
+            early_ms=cold.early_ms,
         ),
         load_ns=cold.load_ns,
         gb_s_usd=profile.gb_s_usd,

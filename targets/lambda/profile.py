@@ -173,6 +173,7 @@ class ColdPart(_Part):
     import_ms: NonNegativeFloat
     boto3_ms: NonNegativeFloat
     client_ms: NonNegativeFloat
+    early_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
     image_fetch_ns: NonNegativeFloat
 

@@ -16,7 +16,7 @@ TARGET = targets.load("lambda")
 MODEL = replace(
     TARGET.cost_model(TARGET.resolve_limits(None)),
     load_ns=1.0,
-    imports=Imports(slice_ms=100, store_ms=300, caller_ms=250, caller_store_ms=40),
+    imports=Imports(slice_ms=100, store_ms=300, caller_ms=250, caller_store_ms=40, early_ms=60),
     starts=(
         Start(packaging="zip", begin=Step(wait_ms=1000)),
         Start(packaging="streamed", begin=Step(wait_ms=1000), fetch_ns=10.0, by_store=True),
@@ -57,7 +57,7 @@ def test_slices_that_start_together_take_as_long_as_the_slowest() -> None:
     total, by_slice = cold()
 
     assert by_slice == {"a": 1150, "b": 1250, "c": 1120, "d": 1110}
-    assert total == pytest.approx(1250 + 1250)  # the coordinator, then b
+    assert total == pytest.approx(1000 + 60 + 1250)  # the coordinator's first part, then b
 
 
 def test_without_the_warm_up_stages_add_up() -> None:
@@ -71,7 +71,15 @@ def test_objects_and_packaging_count_where_they_are() -> None:
     total, by_slice = cold(edges, packaging={"d": "streamed"})
 
     assert by_slice == {"a": 1400, "b": 1250, "c": 1400, "d": 1000 + 100 + 300 + 110}
-    assert total == pytest.approx(1250 + 40 + 1510)
+    assert total == pytest.approx(1000 + 60 + 1510)
+
+
+def test_the_coordinator_counts_where_it_is_slower_than_all_slices() -> None:
+    slow = replace(MODEL, imports=replace(MODEL.imports, caller_ms=5000))
+    found = predict(SLICES, EDGES, slow, TIMES, parallel=0.0, source="")
+
+    assert found.cold_latency_ms and found.latency_ms
+    assert found.cold_latency_ms - found.latency_ms == pytest.approx(6000)
 
 
 def test_plans_written_before_cold_times_were_told_can_be_read() -> None:

@@ -31,6 +31,7 @@ import numpy as np
 import simplejson
 
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 store = importlib.import_module("slicewise.targets.lambda.runtime.store")
 
@@ -51,7 +52,7 @@ def best_ns(function: Callable[[], Any], size: int, rounds: int = 7) -> float:
 
 
 def ours(array: np.ndarray) -> tuple[Steps, Steps]:
-    raw = wire.to_bytes(array, "float32")
+    raw = arrays.to_bytes(array, "float32")
     record = wire.describe(array, raw, "float32")
     full = wire.inline(record, raw)
     event = messages.join(HEAD, "tensors", {"x": full})
@@ -67,7 +68,7 @@ def ours(array: np.ndarray) -> tuple[Steps, Steps]:
             "parse": lambda: simplejson.loads(event),
             "decode": lambda: wire.decode_inline("x", parsed),
             "check": lambda: wire.check_bytes("x", record, back),
-            "array": lambda: wire.from_bytes(back, record),
+            "array": lambda: arrays.from_bytes(back, record),
         },
     )
 
@@ -131,7 +132,7 @@ def per_element(array: np.ndarray) -> tuple[Steps, Steps]:
 
 def coordinator(array: np.ndarray) -> tuple[Steps, Steps]:
     """(as it is, by parsing and writing), each for one reply that becomes the next message."""
-    raw = wire.to_bytes(array, "float32")
+    raw = arrays.to_bytes(array, "float32")
     record = wire.inline(wire.describe(array, raw, "float32"), raw)
     reply = messages.join({"trace": {}}, "tensors", {"x": record})
     lifted = messages.lift(reply, "tensors")["tensors"]
@@ -183,10 +184,10 @@ def packing() -> None:
     print(f"\n{'ns of CPU per float32 byte':42}{'pack':>8}{'unpack':>8}{'travels':>9}{'saves':>8}")
     for name, array in activations().items():
         for ways in (("float16", None), (None, "zlib"), ("float16", "zlib")):
-            raw, packed = wire.pack(array, "float32", *ways)
+            raw, packed = arrays.pack(array, "float32", *ways)
             record = wire.describe(array, raw, "float32", packed)
-            pack = best_ns(functools.partial(wire.pack, array, "float32", *ways), array.nbytes, 3)
-            unpack = best_ns(functools.partial(wire.unpack, "x", record, raw), array.nbytes, 3)
+            pack = best_ns(functools.partial(arrays.pack, array, "float32", *ways), array.nbytes, 3)
+            unpack = best_ns(functools.partial(arrays.unpack, "x", record, raw), array.nbytes, 3)
             share = len(raw) / array.nbytes
             saved = 2 * NETWORK_NS * (1 - share)
             title = f"{name}: {' and '.join(way for way in ways if way)}"
@@ -198,7 +199,7 @@ def objects(array: np.ndarray) -> None:
     platform_module = importlib.import_module("slicewise.targets.lambda.local")
     with platform_module.Platform([], buckets=("objects",)) as platform:
         bucket = store.Store({"s3": "objects"}, platform.client("s3"))
-        raw = wire.to_bytes(array, "float32")
+        raw = arrays.to_bytes(array, "float32")
         for count in (1, 4):
             took: dict[str, list[float]] = {"put": [], "get": []}
             for turn in range(5):

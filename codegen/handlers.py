@@ -80,6 +80,7 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
             "transports": list(rule.transports),
             "payload_bytes": rule.payload_bytes,
         },
+        "warm_up": plan.warm_up,
         "planned_transports": sorted({edge.transport for edge in plan.edges}),
         "choices": {edge.tensor: [list(choice) for choice in edge.choices] for edge in plan.edges},
         "stages": [

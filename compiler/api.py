@@ -75,6 +75,7 @@ def compile(
     packaging: str | Sequence[str] | None = None,
     tolerance: float | None = None,
     verify: bool = True,
+    warm_up: bool = True,
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -93,7 +94,8 @@ def compile(
     float32, 5e-3 where it travels as float16).
     `packaging`: how functions may be packed, for Lambda "zip" (the default), "image" or "s3-weights", or
     several of them, of which each slice gets the one that it fits and that starts fastest.
-    `time_limit_s` bounds the search for the best cut.
+    `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
+    request. `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
@@ -109,7 +111,7 @@ def compile(
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(work.graph.ops)} ops"):
             partition, settings = _cut(work, chosen, goal, overheads)
-        plan = _plan(work, chosen, partition, settings)
+        plan = _plan(work, chosen, partition, settings, warm_up)
         compiled = _write(work, plan, step)
         if not verify:
             return compiled
@@ -125,7 +127,7 @@ def compile(
             if all(sizes[part.name] == part.memory_mb for part in slices):
                 return measured
             # More memory than was estimated, and allowed: the same cut with larger functions.
-            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes))
+            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
             peaks = {part.name: part.peak_memory_bytes for part in slices}
             return replace(measured, plan=_with_peaks(grown, peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
@@ -296,7 +298,9 @@ def _cut(
     return found, Settings(memory_mb=memory_mb, model=model)
 
 
-def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> Plan:
+def _plan(
+    work: _Work, objective: str, found: Partition, settings: Settings, warm_up: bool = True
+) -> Plan:
     from slicewise.passes.place import place
     from slicewise.passes.split import records
 
@@ -314,7 +318,7 @@ def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> 
     slices, edges = place(work.crossing, found, work.target, settings, packed, rule=work.rule)
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
-        source=f"op times {work.times.source}",
+        source=f"op times {work.times.source}", warm_up=warm_up,
     )  # fmt: skip
     signature = work.signature
     return Plan(
@@ -334,6 +338,7 @@ def _plan(work: _Work, objective: str, found: Partition, settings: Settings) -> 
         prediction=prediction,
         coordinator_memory_mb=settings.model.caller_memory_mb,
         splits=records(work.splits, work.graph),
+        warm_up=warm_up,
     )
 
 

@@ -11,8 +11,8 @@ The caller is paid for as long as the request takes, a slice from the moment its
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
@@ -74,10 +74,37 @@ class Transport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How an environment starts whose function is packed in the way `packaging`: `begin` passes until
+    its own code runs, then `fetch_ns` per byte of weights until they are there, `by_store` when the
+    function itself gets them as objects.
+    """
+
+    packaging: str
+    begin: Step
+    fetch_ns: float = 0.0
+    by_store: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imports:
+    """What functions import and make when they start, ms: `slice_ms` and `caller_ms` always, `store_ms`
+    in a slice and `caller_store_ms` in the caller to reach objects. After `early_ms` of its own the
+    caller can start the slices.
+    """
+
+    slice_ms: float = 0.0
+    store_ms: float = 0.0
+    caller_ms: float = 0.0
+    caller_store_ms: float = 0.0
+    early_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
-    CPU, `handle` what it costs the slice; `cold` is what a slice's first call takes longer, with
-    `load_ns` per byte of its weights and what its packaging adds (`packagings`, by name).
+    CPU, `handle` what it costs the slice. A first call finds no environment: `starts` (of the ways to
+    pack, the usual one first), `imports`, and `load_ns` per byte of weights.
 
     The CPU of `call` and `handle` no share delays: a share is a quota per period of the scheduler (on
     Lambda 20 ms), and after a wait there is a whole one, which lasts for a few milliseconds at any
@@ -90,12 +117,12 @@ class CostModel:
     caller_memory_mb: int
     call: Step
     handle: Step
-    cold: Step
+    starts: tuple[Start, ...]
+    imports: Imports
     load_ns: float
     gb_s_usd: float
     request_usd: float
     transports: tuple[Transport, ...]
-    packagings: Mapping[str, Step] = field(default_factory=dict)
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""
@@ -117,6 +144,11 @@ class CostModel:
     def transport(self, name: str) -> Transport:
         """The transport of this name."""
         return next(found for found in self.transports if found.name == name)
+
+    def start(self, packaging: str | None = None) -> Start:
+        """How functions start that are packed in this way, or in the usual one."""
+        wanted = packaging or self.starts[0].packaging
+        return next(found for found in self.starts if found.packaging == wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +245,36 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
         variance=model.call.variance + receive_var + send_var,
         usd=model.request_usd + billed * model.gb_ms_usd(model.caller_memory_mb),
     )
+
+
+def slice_cold_ms(
+    model: CostModel, weight_bytes: int, *, uses_store: bool, packaging: str | None = None
+) -> float:
+    """What the first call of a slice takes longer, expected ms; no memory size changes it.
+
+    What it needs for objects is imported while weights are loaded, unless they are objects too.
+    """
+    start, imports = model.start(packaging), model.imports
+    load = (start.fetch_ns + model.load_ns) * weight_bytes * 1e-6
+    if start.by_store:
+        load += imports.store_ms
+    elif uses_store:
+        load = max(load, imports.store_ms)
+    return start.begin.wait_ms + imports.slice_ms + load
+
+
+def caller_cold_ms(model: CostModel, *, uses_store: bool, packaging: str | None = None) -> float:
+    """What the first call of the caller takes longer, expected ms, without its slices."""
+    store = model.imports.caller_store_ms if uses_store else 0.0
+    return model.start(packaging).begin.wait_ms + model.imports.caller_ms + store
+
+
+def warm_up_ms(model: CostModel, slowest_ms: float, *, uses_store: bool) -> float:
+    """What a request takes longer whose caller starts all slices while it is still starting itself;
+    the slowest of them takes `slowest_ms`.
+    """
+    called = model.start().begin.wait_ms + model.imports.early_ms
+    return max(caller_cold_ms(model, uses_store=uses_store), called + slowest_ms)
 
 
 def _moving(

@@ -35,7 +35,8 @@ class Certificate:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicePrediction:
     """Where the time of one call of a slice goes, expected ms: `call_ms` passes in the coordinator and
-    on the way, the rest is billed to the slice. Dollars are without the coordinator's.
+    on the way, the rest is billed to the slice. Dollars are without the coordinator's. `cold_ms` is
+    what the first call of an environment takes longer.
     """
 
     name: str
@@ -45,6 +46,7 @@ class SlicePrediction:
     send_ms: float
     billed_ms: float
     cost_per_million_usd: float
+    cold_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ class Prediction:
     """What the target's profile predicts for one request; None where it was not computed.
 
     `latency_ms` is the expected value of a warm request as the caller sees it, with its 50th and
-    99th percentile; the cold one finds no function warm. `source` says where compute times are from.
+    99th percentile; `cold_latency_ms` is that of one that finds no function warm. `source` says where
+    compute times are from.
     """
 
     latency_ms: float | None = None
@@ -180,7 +183,7 @@ class Plan:
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
-    function that drives the slices.
+    function that drives the slices; `warm_up` says that its first request starts all slices at once.
     """
 
     model: ModelInfo
@@ -199,6 +202,7 @@ class Plan:
     prediction: Prediction = field(default_factory=Prediction)
     coordinator_memory_mb: int = 512
     splits: tuple[SplitRecord, ...] = ()
+    warm_up: bool = True
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -258,6 +262,7 @@ class Plan:
                 prediction=_prediction(data["prediction"]),
                 coordinator_memory_mb=data["coordinator_memory_mb"],
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
+                warm_up=data.get("warm_up", True),
             )
         except BundleError:
             raise

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from slicewise.cost import P99, CostModel, Moved, SliceTime, entry_time, percentile, slice_time
+from slicewise.cost import (
+    P99,
+    CostModel,
+    Moved,
+    SliceTime,
+    caller_cold_ms,
+    entry_time,
+    percentile,
+    slice_cold_ms,
+    slice_time,
+    warm_up_ms,
+)
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
 
@@ -19,10 +30,12 @@ def predict(
     *,
     parallel: float,
     source: str,
+    warm_up: bool = True,
 ) -> Prediction:
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
-    Slices of one stage run at the same time: the slowest one counts.
+    Slices of one stage run at the same time: the slowest one counts. With `warm_up` all slices start
+    together while the caller does, so that the slowest start of all counts, else that of every stage.
     """
     found = {
         part.name: slice_time(
@@ -49,7 +62,20 @@ def predict(
     caller_ms = entry.billed_ms + deleting + sum(time.total_ms for time in longest)
     usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
     usd += sum(time.usd for time in found.values())
-    cold = ms + model.cold.wait_ms + _cold(slices, model)
+    starts = {
+        part.name: slice_cold_ms(
+            model,
+            part.weight_bytes,
+            uses_store=_uses_store(edges, part.name),
+            packaging=part.packaging,
+        )
+        for part in slices
+    }
+    uses_store = any(e.transport != "payload" for e in edges)
+    if warm_up:
+        cold = ms + warm_up_ms(model, max(starts.values()), uses_store=uses_store)
+    else:
+        cold = ms + caller_cold_ms(model, uses_store=uses_store) + _one_by_one(slices, starts)
     return Prediction(
         latency_ms=ms,
         latency_p50_ms=percentile(ms, variance, 0.0),
@@ -66,6 +92,7 @@ def predict(
                 send_ms=time.send_ms,
                 billed_ms=time.billed_ms,
                 cost_per_million_usd=time.usd * PER_MILLION,
+                cold_ms=starts[name],
             )
             for name, time in found.items()
         ),
@@ -100,14 +127,14 @@ def _longest(slices: Sequence[Slice], found: Mapping[str, SliceTime]) -> list[Sl
     return list(slowest.values())
 
 
-def _cold(slices: Sequence[Slice], model: CostModel) -> float:
-    """What slices add when none is warm: per stage the slowest start."""
-    starts: dict[int, float] = {}
+def _uses_store(edges: Sequence[Edge], name: str) -> bool:
+    """Whether the slice gets or puts objects at the example's sizes."""
+    return any(e.transport != "payload" and name in (e.producer, e.consumer) for e in edges)
+
+
+def _one_by_one(slices: Sequence[Slice], starts: Mapping[str, float]) -> float:
+    """What slices add that start when their stage's turn comes: per stage the slowest start."""
+    slowest: dict[int, float] = {}
     for part in slices:
-        start = model.cold.wait_ms + model.load_ns * part.weight_bytes * 1e-6
-        packed = model.packagings.get(part.packaging)
-        if packed is not None:
-            size = part.weight_bytes
-            start += packed.wait_ms + packed.transfer(size) + packed.cpu(size)
-        starts[part.stage] = max(starts.get(part.stage, 0.0), start)
-    return sum(starts.values())
+        slowest[part.stage] = max(slowest.get(part.stage, 0.0), starts[part.name])
+    return sum(slowest.values())

@@ -14,8 +14,8 @@ from slicewise.structure import bind, build
 
 from .runtime.messages import join, lift
 from .runtime.rule import Rule
-from .runtime.store import Store
-from .runtime.transport import objects_of, receive, send
+from .runtime.store import Store, objects_of
+from .runtime.transport import receive, send
 
 
 class Client:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from slicewise.cost import CostModel, Step, Transport
+from slicewise.cost import CostModel, Imports, Start, Step, Transport
 
-from .packings import cold_steps
 from .profile import Profile, Spread, StorePart
 from .runtime.rule import ENVELOPE_BYTES, RECORD_BYTES
 
@@ -17,9 +16,7 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
     room = int((payload_bytes - ENVELOPE_BYTES) / BASE64)
     record = int(RECORD_BYTES / BASE64) + 2  # and the padding of base64
     byte_ns = 1e9 / profile.network.bytes_s
-    call, cold = profile.call, profile.cold
-    init = cold.init_ms[profile.architecture]
-    payload = profile.payload
+    call, cold, payload = profile.call, profile.cold, profile.payload
     inline = Transport(
         name="payload",
         send=Step(cpu_ns=payload.send_cpu_ns),
@@ -37,9 +34,15 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
         caller_memory_mb=profile.coordinator.memory_mb,
         call=_waiting(call.wait_ms, cpu_ms=call.caller_cpu_ms),
         handle=Step(cpu_ms=call.cpu_ms),
-        cold=_waiting(init, extra_ms=cold.placement_ms + cold.import_ms),
+        starts=_starts(profile, byte_ns),
+        imports=Imports(
+            slice_ms=cold.import_ms,
+            store_ms=cold.boto3_ms,
+            caller_ms=cold.boto3_ms,
+            caller_store_ms=cold.client_ms,
+            early_ms=cold.early_ms,
+        ),
         load_ns=cold.load_ns,
-        packagings=cold_steps(profile),
         gb_s_usd=profile.gb_s_usd,
         request_usd=profile.prices.request_usd,
         transports=(
@@ -47,6 +50,20 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
             _store("s3", profile.s3, byte_ns),
             _store("s3express", profile.s3express, byte_ns),
         ),
+    )
+
+
+def _starts(profile: Profile, byte_ns: float) -> tuple[Start, ...]:
+    """By packaging; weights from S3 come as fast as the network of an environment allows."""
+    cold = profile.cold
+    zipped, image = (
+        _waiting(init[profile.architecture], extra_ms=cold.placement_ms)
+        for init in (cold.init_ms, cold.image_init_ms)
+    )
+    return (
+        Start(packaging="zip", begin=zipped),
+        Start(packaging="image", begin=image, fetch_ns=cold.image_fetch_ns),
+        Start(packaging="s3-weights", begin=zipped, fetch_ns=byte_ns, by_store=True),
     )
 
 

@@ -11,7 +11,7 @@ from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
 from .bundle import read_functions, streamed_weights
-from .functions import Function
+from .functions import ONE_THREAD, Function
 from .packings import most_package_mb
 from .profile import MB, Profile
 
@@ -46,7 +46,8 @@ def serve(
     weights = streamed_weights(directory)
     if weights:
         buckets["s3"] = BUCKETS["s3"]
-    entry, functions = read_functions(directory, bucket_environment(buckets))
+    environment = {**ONE_THREAD, **bucket_environment(buckets)}
+    entry, functions = read_functions(directory, environment)
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions
@@ -87,7 +88,7 @@ def local_platform(
 
 
 def bucket_environment(buckets: Mapping[str, str]) -> dict[str, str]:
-    """What tells functions their buckets, by transport. Raises `TargetError` without boto3."""
+    """What tells functions their buckets, by transport. Raises `TargetError` without pybase64."""
     try:
         from .runtime.store import BUCKET_VARIABLES
     except ImportError as error:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# numpy's OpenBLAS would start a thread per visible core; only ONNX Runtime computes.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:

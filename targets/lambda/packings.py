@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from slicewise.cost import Step
+from slicewise.cost import slice_cold_ms
 from slicewise.errors import LimitsError
 from slicewise.limits import Limits
 from slicewise.target import Packed
 
+from .costs import cost_model
 from .profile import MB, Profile
 from .resources import PACKAGINGS
 
@@ -73,22 +74,9 @@ def pack(
         if package_bytes <= most_mb * MB and needed <= memory_mb * MB:
             fitting.append(Packed(packaging=name, package_bytes=package_bytes, memory_bytes=needed))
     assert fitting  # the slices were cut by limits that one packaging at least allows
-    steps = cold_steps(profile)
+    model = cost_model(profile, profile.limits.payload_bytes_max)
 
-    def extra_ms(packed: Packed) -> float:
-        step = steps.get(packed.packaging, Step())
-        return step.wait_ms + step.transfer(weight_bytes) + step.cpu(weight_bytes)
+    def cold_ms(packed: Packed) -> float:
+        return slice_cold_ms(model, weight_bytes, uses_store=True, packaging=packed.packaging)
 
-    return min(fitting, key=extra_ms)
-
-
-def cold_steps(profile: Profile) -> dict[str, Step]:
-    """What a cold start takes longer than that of a zip package, by packaging, per byte of weights."""
-    return {
-        "image": Step(wait_ms=profile.cold.image_ms),
-        "s3-weights": Step(
-            wait_ms=profile.s3.get_ms.mean,
-            wait_ns=1e9 / profile.network.bytes_s,
-            cpu_ns=profile.s3.get_cpu_ns,
-        ),
-    }
+    return min(fitting, key=cold_ms)

@@ -142,29 +142,47 @@ class StorePart(_Part):
 
 
 class PricesPart(_Part):
-    """US dollars per request, per GB-second by architecture and region, GB in S3 a month, GB of logs,
-    and of what is kept ready.
+    """US dollars per request, per GB-second by architecture and region, per month of a GB in S3 and of
+    an alarm, and per GB of logs.
     """
 
     request_usd: NonNegativeFloat
     alarm_month_usd: NonNegativeFloat
-    provisioned_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
-    provisioned_duration_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
-    snapstart_cache_gb_s_usd: PositiveFloat
-    snapstart_restore_gb_usd: PositiveFloat
     s3_gb_month_usd: NonNegativeFloat
     log_gb_usd: NonNegativeFloat
     gb_s_usd: dict[Literal["x86_64", "arm64"], dict[str, PositiveFloat]]
 
 
+class ProvisionedPart(_Part):
+    """Provisioned concurrency, US dollars per GB-second: for being there, and while it computes."""
+
+    idle_gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+    gb_s_usd: dict[Literal["x86_64", "arm64"], PositiveFloat]
+
+
+class SnapStartPart(_Part):
+    """SnapStart, US dollars per GB of the function's memory: kept, and restored at a cold start."""
+
+    cache_gb_s_usd: PositiveFloat
+    cache_minimum_s: PositiveFloat
+    restore_gb_usd: PositiveFloat
+    restore_ms: PositiveFloat
+
+
 class ColdPart(_Part):
-    """What a call takes longer when no environment is warm."""
+    """What a call takes longer when no environment is warm: until the function's own code runs, from a
+    zip package or an image, and what that does then (boto3 and further clients only where needed).
+    """
 
     placement_ms: NonNegativeFloat
     init_ms: dict[Literal["x86_64", "arm64"], Spread]
+    image_init_ms: dict[Literal["x86_64", "arm64"], Spread]
     import_ms: NonNegativeFloat
-    image_ms: NonNegativeFloat
+    boto3_ms: NonNegativeFloat
+    client_ms: NonNegativeFloat
+    early_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
+    image_fetch_ns: NonNegativeFloat
 
 
 class Profile(_Part):
@@ -185,12 +203,19 @@ class Profile(_Part):
     s3express: StorePart
     prices: PricesPart
     cold: ColdPart
+    provisioned: ProvisionedPart
+    snapstart: SnapStartPart
 
     @property
     def gb_s_usd(self) -> float:
         """The price of a GB-second in the profile's region and architecture."""
         prices = self.prices.gb_s_usd[self.architecture]
         return prices.get(self.region, prices["default"])
+
+    @property
+    def region_factor(self) -> float:
+        """How many times the usual price a GB-second costs in the profile's region."""
+        return self.gb_s_usd / self.prices.gb_s_usd[self.architecture]["default"]
 
 
 @cache

@@ -17,6 +17,7 @@ from slicewise.errors import BundleError, TargetError
 from slicewise.plan import Plan
 
 from .bundle import COORDINATOR, STACK_NAME_MAX
+from .functions import ONE_THREAD
 
 ALIAS = "live"
 LIFECYCLE_DAYS = 1  # no request lives that long
@@ -168,7 +169,7 @@ def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str
 
     A deployment adds SLICEWISE_VERSIONS to the coordinator's once the slices' versions are known.
     """
-    found = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    found = dict(ONE_THREAD)
     if "s3" in stack.transports or function.packaging == "s3-weights":
         found["SLICEWISE_BUCKET"] = stack.bucket(place)
     if "s3express" in stack.transports:

@@ -17,8 +17,9 @@ from slicewise.target import Chosen, Packed, Sent
 from .costs import cost_model
 from .packings import allowed_packagings, most_package_mb, pack, with_packagings
 from .profile import MB, Profile, default_profile, read_profile
-from .runtime import wire
+from .runtime import arrays
 from .runtime.rule import ENVELOPE_BYTES, Rule, choose, inline_bytes
+from .runtime.wire import WIRE_DTYPES
 
 if TYPE_CHECKING:
     from slicewise.graph import OpGraph
@@ -115,10 +116,10 @@ class LambdaTarget:
                 f"transports={transports!r}: choose one or more of {', '.join(TRANSPORTS)}."
             )
         assert limits.payload_bytes is not None
-        if wire_dtype is not None and wire_dtype not in wire.WIRE_DTYPES:
+        if wire_dtype is not None and wire_dtype not in WIRE_DTYPES:
             raise LimitsError(
                 f"wire_dtype={wire_dtype!r}: float32 travels as it is (None) or as one of "
-                f"{', '.join(wire.WIRE_DTYPES)}."
+                f"{', '.join(WIRE_DTYPES)}."
             )
         return TransportRule(
             transports=allowed,
@@ -128,10 +129,10 @@ class LambdaTarget:
         )
 
     def delivered(self, array: Any, dtype: str, rule: TransportRule) -> tuple[Any, str]:
-        """What `wire.unpack` makes of it; compression loses nothing."""
-        raw, packed = wire.pack(array, dtype, rule.wire_dtype)
+        """What `arrays.unpack` makes of it; compression loses nothing."""
+        raw, packed = arrays.pack(array, dtype, rule.wire_dtype)
         record = {"dtype": dtype, "shape": array.shape, **packed}
-        return wire.from_bytes(raw, record), packed.get("wire_dtype", dtype)
+        return arrays.from_bytes(raw, record), packed.get("wire_dtype", dtype)
 
     def cost_model(self, limits: Limits) -> CostModel:
         """What the profile says of times and prices."""

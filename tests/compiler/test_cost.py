@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from slicewise import targets
 from slicewise.cost import (
     CostModel,
+    Imports,
     Moved,
+    Start,
     Step,
     Transport,
+    caller_cold_ms,
     entry_time,
     percentile,
+    slice_cold_ms,
     slice_time,
 )
 from slicewise.crossover import choices, envelope, line, pinned
@@ -26,7 +30,8 @@ LAMBDA = targets.load("lambda")
 NOTHING = Step()
 MODEL = CostModel(
     mb_per_vcpu=1769, memory_mb_min=128, memory_mb_max=10240, caller_memory_mb=1769,
-    call=Step(wait_ms=10), handle=Step(cpu_ms=1), cold=NOTHING, load_ns=0,
+    call=Step(wait_ms=10), handle=Step(cpu_ms=1), load_ns=0,
+    starts=(Start(packaging="zip", begin=NOTHING),), imports=Imports(),
     gb_s_usd=1.0, request_usd=0.25,
     transports=(
         Transport(name="near", send=Step(cpu_ns=1000), collect=Step(wait_ns=2000),
@@ -93,6 +98,44 @@ def test_objects_are_fetched_together() -> None:
     assert found.receive_ms == pytest.approx(20 + 30)
     assert found.send_ms == pytest.approx(50 + 30)
     assert found.usd == pytest.approx(0.25 + 2 * 2 + 2 * 1 + found.billed_ms * 1769 / 1024 * 1e-3)
+
+
+COLD = replace(
+    MODEL,
+    load_ns=2.0,
+    imports=Imports(slice_ms=100, store_ms=300, caller_ms=250, caller_store_ms=40),
+    starts=(
+        Start(packaging="zip", begin=Step(wait_ms=1000)),
+        Start(packaging="image", begin=Step(wait_ms=2000), fetch_ns=1.0),
+        Start(packaging="streamed", begin=Step(wait_ms=1000), fetch_ns=10.0, by_store=True),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "uses_store", "packaging", "ms"),
+    [
+        (0, False, None, 1000 + 100),
+        (50, False, None, 1000 + 100 + 100),
+        (50, True, None, 1000 + 100 + 300),  # imported while the weights are loaded
+        (200, True, "zip", 1000 + 100 + 400),
+        (50, False, "image", 2000 + 100 + 150),
+        (50, False, "streamed", 1000 + 100 + 300 + 600),  # imported before they can be got
+        (50, True, "streamed", 1000 + 100 + 300 + 600),
+    ],
+)
+def test_a_cold_start_depends_on_weights_objects_and_packaging(
+    megabytes: int, uses_store: bool, packaging: str | None, ms: float
+) -> None:
+    size = megabytes * 1_000_000
+    found = slice_cold_ms(COLD, size, uses_store=uses_store, packaging=packaging)
+
+    assert found == pytest.approx(ms)
+
+
+def test_the_callers_cold_start_has_no_weights() -> None:
+    assert caller_cold_ms(COLD, uses_store=False) == 1000 + 250
+    assert caller_cold_ms(COLD, uses_store=True, packaging="image") == 2000 + 250 + 40
 
 
 def test_threads_speed_up_what_is_parallel() -> None:

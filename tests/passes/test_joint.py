@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slicewise.cost import CostModel, Moved, Step, Transport, entry_time, slice_time
+from slicewise.cost import CostModel, Imports, Moved, Start, Step, Transport, entry_time, slice_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph, Weight
 from slicewise.limits import MB, Limits, Overheads
@@ -21,7 +21,8 @@ from tests.passes.graphs import op_graphs
 KB = 1024
 MODEL = CostModel(
     mb_per_vcpu=150, memory_mb_min=128, memory_mb_max=400, caller_memory_mb=512,
-    call=Step(wait_ms=3, cpu_ms=1), handle=Step(cpu_ms=0.5), cold=Step(), load_ns=0,
+    call=Step(wait_ms=3, cpu_ms=1), handle=Step(cpu_ms=0.5), load_ns=0,
+    starts=(Start(packaging="zip", begin=Step()),), imports=Imports(),
     gb_s_usd=0.01, request_usd=1e-6,
     transports=(
         Transport(name="payload", send=Step(cpu_ns=4000), collect=Step(wait_ns=2000, cpu_ns=300),

@@ -65,7 +65,7 @@ def readme_text(plan: Plan, stack: Stack, profile: Profile, why_no_templates: st
     parts = [function.part for function in stack.functions]
     zips = {"layer": LAYER_KEY} | {f.part: key_id(f) for f in stack.functions}
     prices, arch = profile.prices, profile.architecture
-    busy = prices.provisioned_duration_gb_s_usd[arch] / profile.gb_s_usd
+    busy = profile.provisioned.gb_s_usd[arch] / profile.prices.gb_s_usd[arch]["default"]
     return (
         templates()
         .get_template("README.md.jinja")
@@ -127,22 +127,22 @@ def costs(plan: Plan, stack: Stack, profile: Profile) -> Sequence[Cost]:
 
 def kept(stack: Stack, profile: Profile) -> Sequence[Kept]:
     """What options cost that keep functions ready."""
-    prices, arch = profile.prices, profile.architecture
+    arch = profile.architecture
     gb = sum(function.memory_mb for function in stack.functions) / 1024
     return (
         Kept(
             what="`ProvisionedConcurrency=1`: one environment of each function",
-            usd=gb * prices.provisioned_gb_s_usd[arch] * MONTH_S,
+            usd=gb * profile.region_factor * profile.provisioned.idle_gb_s_usd[arch] * MONTH_S,
             unit="a month",
         ),
         Kept(
             what="`SnapStart=on`: a snapshot of each version",
-            usd=gb * prices.snapstart_cache_gb_s_usd * MONTH_S,
+            usd=gb * profile.region_factor * profile.snapstart.cache_gb_s_usd * MONTH_S,
             unit="a month",
         ),
         Kept(
             what="and of a request that finds no function started",
-            usd=gb * prices.snapstart_restore_gb_usd * 1e6,
+            usd=gb * profile.region_factor * profile.snapstart.restore_gb_usd * 1e6,
             unit="a million such requests",
         ),
     )

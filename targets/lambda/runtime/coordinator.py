@@ -10,20 +10,22 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-
+from .early import early_invoke
 from .messages import join, lift
 from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
-from .store import Object, Store, finish
-from .transport import object_key, objects_of
+from .start import Start
+from .store import Object, Store, finish, object_key, objects_of
 from .url import as_http, body_of, is_http
+from .warmup import WarmUp
 from .wire import Record, decode_inline
+
+if TYPE_CHECKING:
+    from botocore.config import Config
 
 Handler = Callable[[Any, Any], bytes]
 _LOG = logging.getLogger(__name__)
@@ -40,43 +42,54 @@ class SliceError(RuntimeError):
 
 def coordinator_handler(*, manifest: Path) -> Handler:
     """The Lambda handler of the coordinator; `manifest` is the JSON that the bundle put beside it:
-    plan id, inputs, outputs, dims, transport rule and choices, and the slices with stage, function and
-    tensors. It returns JSON as bytes, as the slices do.
+    plan id, inputs, outputs, dims, transport rule and choices, the slices with stage, function and
+    tensors, and whether the first request warms all of them up. It returns JSON as bytes, as the slices
+    do.
     """
+    start = Start()
     plan = json.loads(manifest.read_text())
+    function_of = _functions(plan)
+    timeout = plan["timeout_s"]
+    warm_up = WarmUp(lambda _: {}, ())
+    if plan["warm_up"] and start.is_for_a_request:
+        early = early_invoke(timeout + 5, len(function_of))
+        warm_up = WarmUp(partial(_warm, early, function_of, plan["id"]), list(function_of))
+        warm_up.begin()
+        start.mark("warm_up_ms")
+
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
     choices = plan["choices"]
     store = Store()
     if plan["planned_transports"] != ["payload"]:
         store.open()
-    timeout = plan["timeout_s"]
-    function_of = _functions(plan)
     width = max(len(stage) for stage in plan["stages"])
-    functions = boto3.client(
-        "lambda",
-        config=Config(
-            # A second attempt would run the slice twice.
-            retries={"mode": "standard", "total_max_attempts": 1},
-            read_timeout=timeout + 5,
-            connect_timeout=5,
-            tcp_keepalive=True,
-            max_pool_connections=max(10, width),
-        ),
-    )
-    pool = ThreadPoolExecutor(width) if width > 1 else None
+    later = [part["name"] for stage in plan["stages"][1:] for part in stage]
+    functions = boto3.client("lambda", config=_config(timeout, max(10, width, len(function_of))))
+    pool = ThreadPoolExecutor(width)
+    invoke = partial(_invoke_raw, functions)
+    warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
+    if plan["warm_up"] and not start.is_for_a_request:
+        warm_up = warm_later()
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
     read_last = _read_last(plan)
     cleaner = ThreadPoolExecutor(1)
 
     def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
-        return _invoke(functions, function_of[part["name"]], part, message)
+        told = warm_up.wait(part["name"])
+        reply = _invoke(functions, function_of[part["name"]], part, message)
+        reply["trace"].update(told)
+        return reply
 
     def call_all(stage: list[dict[str, Any]], messages: list[bytes]) -> list[dict[str, Any]]:
         """The replies of a stage. All its slices have ended, also when one has failed."""
-        if pool is None or len(stage) == 1:
-            return [call(part, message) for part, message in zip(stage, messages, strict=True)]
+        if len(stage) == 1 and not warm_up.is_due:
+            return [call(stage[0], messages[0])]
         calls = [pool.submit(call, *pair) for pair in zip(stage, messages, strict=True)]
+        warm_up.begin()
         wait(calls)
         return [done.result() for done in calls]
 
@@ -85,7 +98,14 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         allowed = [name for name in store.transports if name in rule.transports]
         return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
 
+    start.mark("clients_ms")
+    start.ready()
+
     def handler(event: Any, context: Any) -> bytes:
+        nonlocal warm_up
+        if warm_up.is_under_way and start.was_ahead:
+            warm_up = warm_later()  # what the frozen environment was told is lost
+        started_now = start.tell()
         request_id = str(context.aws_request_id)
         held: dict[str, Record] = {}
         left: set[Object] = set()  # to delete when the request has ended
@@ -118,7 +138,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             answer: dict[str, Any] = {"status": 200, "request_id": request_id}
             if isinstance(event, dict) and event.get("trace"):
                 total_ms = (time.perf_counter() - started) * 1e3
-                answer["trace"] = {"total_ms": total_ms, "slices": trace}
+                answer["trace"] = {"total_ms": total_ms, **started_now, "slices": trace}
             reply = join(answer, "outputs", outputs)
             if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
@@ -133,6 +153,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         except Exception as error:
             status = 500
             reply = _error(status, request_id, type(error).__name__, str(error))
+        warm_up.finish()
         try:
             store.delete(left)
             for deleted in deleting:
@@ -171,6 +192,8 @@ def _read_last(plan: dict[str, Any]) -> list[list[str]]:
 
 def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes) -> dict[str, Any]:
     """Call a slice and return its reply. Raises `SliceError`."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     name = part["name"]
     started = time.perf_counter()
     try:
@@ -192,6 +215,38 @@ def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes)
     reply: dict[str, Any] = body
     reply["trace"]["call_ms"] = (time.perf_counter() - started) * 1e3
     return reply
+
+
+def _config(timeout: float, connections: int) -> Config:
+    """Settings of the Lambda client."""
+    from botocore.config import Config
+
+    return Config(
+        # A second attempt would run the slice twice.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        read_timeout=timeout + 5,
+        connect_timeout=5,
+        tcp_keepalive=True,
+        max_pool_connections=connections,
+    )
+
+
+def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:
+    reply: bytes = functions.invoke(FunctionName=function, Payload=payload)["Payload"].read()
+    return reply
+
+
+def _warm(
+    invoke: Callable[[str, bytes], bytes], function_of: dict[str, str], plan: str, name: str
+) -> dict[str, Any]:
+    """Have a slice started that is not; what its trace says of that. Raises `SliceError` or what
+    `invoke` raises.
+    """
+    body = json.loads(invoke(function_of[name], json.dumps({"warm": plan}).encode()))
+    if "trace" not in body:
+        raise SliceError(name, "WarmUp", str(body)[:500])
+    told: dict[str, Any] = body["trace"]
+    return told
 
 
 def _fit(

@@ -10,10 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from .store import BUCKET_VARIABLES
-from .transport import object_key, objects_of
+from .store import BUCKET_VARIABLES, object_key, objects_of
 from .wire import (
     ITEM_BYTES,
     Record,
@@ -25,7 +22,6 @@ from .wire import (
     describe,
     inline,
     shown,
-    to_bytes,
 )
 
 REQUEST_FIELDS = ("inputs", "request_id", "trace")
@@ -130,6 +126,10 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
 
 
 def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) -> Record:
+    import numpy as np  # only here, as the coordinator starts faster without
+
+    from .arrays import to_bytes
+
     dtype = tensor.get("dtype", spec["dtype"])
     _check_dtype(name, dtype, spec)
     try:

@@ -18,6 +18,7 @@ import onnxruntime
 
 from .messages import join
 from .rule import Choices, Rule
+from .start import Start
 from .store import Store
 from .transport import receive, send
 from .weights import read_spec, streamed
@@ -108,32 +109,42 @@ def slice_handler(
     rule: Rule,
 ) -> Handler:
     """The Lambda handler of a slice. The model is loaded here, in the init phase, which is not
-    throttled to the function's CPU share.
+    throttled to the function's CPU share. A call {"warm": plan} is answered at once: that it had to
+    start the environment is all it is for.
 
     It returns JSON as bytes, which the runtime interface client passes on as they are; it would take
     several times as long to write a large message as the slice takes to encode its tensors.
     """
-    memory_mb = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
+    start = Start()
     store = Store()
+    needs_store = any(edge.transport != "payload" for edge in (*inputs, *outputs))
+    opening = store.start_opening() if needs_store else None
+    memory_mb = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
     spec = read_spec(directory)
     if spec is None:
         session = open_session(directory / "model.onnx", memory_mb)
     else:
         with streamed(spec, store.client, store.bucket("s3")) as weights:
             session = open_session(directory / "model.onnx", memory_mb, {spec["file"]: weights})
-    if any(edge.transport != "payload" for edge in (*inputs, *outputs)):
-        store.open()
+    start.mark("load_ms")
+    if opening is not None:
+        opening.result()
+        start.mark("clients_ms")
     dtypes = {edge.tensor: edge.dtype for edge in outputs}
     choices = {edge.tensor: edge.choices for edge in outputs}
     wanted = list(dict.fromkeys(edge.tensor for edge in inputs))
     produced = list(dtypes)
     replies = {edge.tensor for edge in outputs if edge.peer == "@output"}
     internal = {edge.tensor for edge in outputs if "@output" not in edge.peer.split(", ")}
+    start.ready()
 
     def handler(event: Any, context: Any) -> bytes:  # noqa: ARG001 - Lambda's signature
         request_id = str(event.get("request_id", "")) if isinstance(event, dict) else ""
+        started_now = start.tell()
         try:
             _check_event(event, name, plan)
+            if "warm" in event:
+                return json.dumps({"trace": started_now}).encode()
             started = time.perf_counter()
             arrays = receive(_wanted(event["tensors"], wanted), request_id, store)
             received = time.perf_counter()
@@ -154,6 +165,7 @@ def slice_handler(
             "receive_ms": (received - started) * 1e3,
             "compute_ms": (computed - received) * 1e3,
             "send_ms": (sent - computed) * 1e3,
+            **started_now,
         }
         return join({"trace": trace}, "tensors", records)
 
@@ -169,10 +181,13 @@ def _wanted(records: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_event(event: Any, name: str, plan: str) -> None:
-    if not isinstance(event, dict) or not isinstance(event.get("tensors"), dict):
+    if not isinstance(event, dict) or not (
+        "warm" in event or isinstance(event.get("tensors"), dict)
+    ):
         raise ValueError("a slice is called by its coordinator; this is no message of one")
-    if event.get("plan") != plan:
+    called = event["warm"] if "warm" in event else event.get("plan")
+    if called != plan:
         raise ValueError(
-            f"slice {name} belongs to plan {plan}, the call to plan {event.get('plan')!r}; "
+            f"slice {name} belongs to plan {plan}, the call to plan {called!r}; "
             "deploy all functions of one bundle together"
         )

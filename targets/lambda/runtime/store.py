@@ -1,4 +1,8 @@
-"""Objects: tensors in the buckets of one deployment, put and got several at a time."""
+"""Objects: tensors in the buckets of one deployment, put and got several at a time.
+
+boto3 with an S3 client takes longer to import and make than all else that a small slice does before its
+first request: so it is imported when a client is made, and only where one is needed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
+from .wire import Record
+
+if TYPE_CHECKING:
+    from botocore.config import Config
 
 # Of each transport that is an object store: the variable with its bucket's name.
 BUCKET_VARIABLES = {"s3": "SLICEWISE_BUCKET", "s3express": "SLICEWISE_EXPRESS_BUCKET"}
@@ -28,8 +33,25 @@ class Object(NamedTuple):
     key: str
 
 
+def object_key(request_id: str, tensor: str) -> str:
+    """Where a tensor of a request lies in the bucket; no two requests share a key."""
+    return f"requests/{request_id}/{tensor}"
+
+
+def objects_of(records: Mapping[str, Record]) -> list[Object]:
+    """The objects among the records."""
+    return [
+        Object(transport, record[transport])
+        for record in records.values()
+        for transport in BUCKET_VARIABLES
+        if transport in record
+    ]
+
+
 def store_config() -> Config:
     """Settings of an S3 client for tensors, whose records have checksums of their own."""
+    from botocore.config import Config
+
     return Config(
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=2 * THREADS,
@@ -59,6 +81,8 @@ class Store:
     @cached_property
     def client(self) -> Any:
         """The S3 client; threads may share it."""
+        import boto3
+
         return boto3.client("s3", config=store_config())
 
     @property
@@ -69,6 +93,10 @@ class Store:
     def open(self) -> None:
         """Make the client now: that takes long, and a function's init phase is not throttled."""
         _ = self.client
+
+    def start_opening(self) -> Future[None]:
+        """`open` on a thread: ONNX Runtime loads a model without holding the interpreter."""
+        return self._pool.submit(self.open)
 
     def start_put(self, place: Object, raw: bytes | memoryview) -> Future[None]:
         """Begin to write an object that must not exist yet, or hold the same bytes.
@@ -107,6 +135,8 @@ class Store:
                 )
 
     def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> None:
+        from botocore.exceptions import ClientError
+
         try:
             # boto3 takes bytes only.
             self.client.put_object(Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*")

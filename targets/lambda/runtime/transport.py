@@ -11,24 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import pack, unpack
 from .rule import Choices, Rule, choose
-from .store import BUCKET_VARIABLES, Object, Store, finish
-from .wire import (
-    Record,
-    WireError,
-    check_bytes,
-    check_record,
-    decode_inline,
-    describe,
-    inline,
-    pack,
-    unpack,
-)
-
-
-def object_key(request_id: str, tensor: str) -> str:
-    """Where a tensor of a request lies in the bucket; no two requests share a key."""
-    return f"requests/{request_id}/{tensor}"
+from .store import Object, Store, finish, object_key, objects_of
+from .wire import Record, WireError, check_bytes, check_record, decode_inline, describe, inline
 
 
 def send(
@@ -86,16 +72,6 @@ def receive(records: dict[str, Any], request_id: str, store: Store) -> dict[str,
         check_bytes(name, record, raw)
         arrays[name] = unpack(name, record, raw)
     return arrays
-
-
-def objects_of(records: Mapping[str, Record]) -> list[Object]:
-    """The objects among the records."""
-    return [
-        Object(transport, record[transport])
-        for record in records.values()
-        for transport in BUCKET_VARIABLES
-        if transport in record
-    ]
 
 
 def _place(name: str, record: Record, request_id: str) -> Object:

@@ -16,8 +16,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-
 WEIGHTS_FILE = "weights.json"
 THREADS = 8
 RANGE_BYTES = 8 * 2**20
@@ -50,6 +48,9 @@ def streamed(spec: Mapping[str, Any], client: Any, bucket: str) -> Iterator[mmap
 
 
 def _fill(buffer: mmap.mmap, spec: Mapping[str, Any], client: Any, bucket: str) -> None:
+    # Not at the top: a slice whose package holds its weights may start without boto3.
+    from botocore.exceptions import BotoCoreError, ClientError
+
     place = f"s3://{bucket}/{spec['key']}"
     digest = hashlib.sha256()
     starts = range(0, spec["bytes"], RANGE_BYTES)
@@ -85,6 +86,8 @@ def _fill(buffer: mmap.mmap, spec: Mapping[str, Any], client: Any, bucket: str) 
 
 def _get_range(client: Any, bucket: str, key: str, start: int, into: memoryview) -> None:
     """One range, straight into its place."""
+    from botocore.exceptions import HTTPClientError, IncompleteReadError
+
     wanted = f"bytes={start}-{start + len(into) - 1}"
     for attempt in range(1, ATTEMPTS + 1):
         try:

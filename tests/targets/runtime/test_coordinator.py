@@ -18,6 +18,8 @@ from botocore.exceptions import ClientError
 
 coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
+start = importlib.import_module("slicewise.targets.lambda.runtime.start")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 ID = "0123abcd"
@@ -28,6 +30,7 @@ PLAN = {
     "outputs": [{"name": "y", "tensor": "last"}],
     "dims": [],
     "rule": {"transports": ["payload", "s3"], "payload_bytes": 6_000},
+    "warm_up": False,
     "planned_transports": ["payload", "s3"],
     "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
     "stack": "f",
@@ -40,7 +43,7 @@ PLAN = {
 
 
 def record(array: np.ndarray) -> dict[str, Any]:
-    raw = wire.to_bytes(array, str(array.dtype))
+    raw = arrays.to_bytes(array, str(array.dtype))
     found: dict[str, Any] = wire.inline(wire.describe(array, raw, str(array.dtype)), raw)
     return found
 
@@ -88,6 +91,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return answer
 
 
+WARM = {**PLAN, "warm_up": True}
 MIDDLE, LAST = record(np.arange(600, dtype=np.float32)), record(np.ones(3, np.float32))
 
 
@@ -99,6 +103,88 @@ def test_a_deployment_names_its_functions_and_their_versions(
     answers = {"mine-a:7": reply(middle=MIDDLE), "mine-b:12": reply(last=LAST)}
 
     assert run(Fakes(**answers))["status"] == 200
+
+
+def warmed(fakes: Fakes, answer: bytes | None, then: bytes) -> Callable[[Fakes], bytes]:
+    """Slice b: answers the warm call with `answer` (None: not at all), the real one with `then`."""
+
+    def slice_b(_: Fakes) -> bytes:
+        if json.loads(fakes.sent["f-b"]) == {"warm": "plan"}:
+            if answer is None:
+                raise ClientError({"Error": {"Code": "TooManyRequestsException"}}, "Invoke")
+            return answer
+        return then
+
+    return slice_b
+
+
+@pytest.mark.parametrize(
+    ("answer", "cold"),
+    [
+        (b'{"trace": {"cold": true, "init_ms": 5}}', True),
+        (b'{"error": {"type": "ValueError", "message": "of another plan"}}', None),
+        (b"<html>", None),
+        (None, None),
+    ],
+)
+def test_the_first_request_warms_later_stages_and_no_failure_of_that_fails_it(
+    answer: bytes | None, cold: bool | None, run: Callable[..., Any]
+) -> None:
+    fakes = Fakes(a=reply(middle=MIDDLE))
+    fakes.answers["b"] = warmed(fakes, answer, reply(last=LAST))
+
+    found = run(fakes, WARM, trace=True)
+
+    assert found["status"] == 200
+    assert json.loads(fakes.sent["f-b"])["tensors"].keys() == {"x", "middle"}
+    first, second = found["trace"]["slices"]
+    assert "warm_up_ms" not in first
+    assert second["warm_up_ms"] >= 0
+    assert second.get("cold") == cold
+    assert found["trace"]["cold"] is True
+
+
+@pytest.mark.parametrize("was_ahead", [False, True])
+def test_what_a_frozen_environment_was_told_is_asked_again(
+    was_ahead: bool, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the calls in the init phase: they fail here, and only the second try can succeed."""
+    monkeypatch.setenv("AWS_LAMBDA_INITIALIZATION_TYPE", "on-demand")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIA")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", "http://127.0.0.1:9")  # discard
+    monkeypatch.setattr(start, "AHEAD_S", -1.0 if was_ahead else 1e9)
+    fakes = Fakes(a=reply(middle=MIDDLE))
+    fakes.answers["b"] = warmed(fakes, b'{"trace": {"cold": true}}', reply(last=LAST))
+
+    found = run(fakes, WARM, trace=True)
+
+    assert found["status"] == 200
+    first, second = found["trace"]["slices"]
+    assert ("warm_up_ms" in first) == (not was_ahead)  # the first stage is asked in the init phase
+    assert second.get("cold") == (True if was_ahead else None)
+
+
+def test_a_request_that_fails_early_leaves_no_warm_call_under_way(run: Callable[..., Any]) -> None:
+    ended = threading.Event()
+
+    def slow(_: Fakes) -> bytes:
+        time.sleep(0.05)
+        ended.set()
+        return b"{}"
+
+    found = run(Fakes(a=FAILED, b=slow), WARM)
+
+    assert found["error"]["slice"] == "a"
+    assert ended.is_set()
+
+
+def test_a_request_that_is_refused_warms_nothing(run: Callable[..., Any]) -> None:
+    fakes = Fakes()
+
+    assert run(fakes, WARM, inputs={})["status"] == 400
+    assert fakes.sent == {}
 
 
 def test_a_tensor_is_passed_on_as_it_came(run: Callable[..., Any]) -> None:

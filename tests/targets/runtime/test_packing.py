@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from hypothesis.extra import numpy as strategies
 
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 DTYPES = sorted(set(wire.ITEM_BYTES) - {"bfloat16"})
-SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+SHAPES = strategies.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 F32 = np.float32
 RELU = np.maximum(np.random.default_rng(0).standard_normal((20, 50)), 0).astype(F32)
 
 
 def sent(array: np.ndarray, dtype: str, *packing: str | None) -> dict[str, Any]:
-    raw, packed = wire.pack(array, dtype, *packing)
+    raw, packed = arrays.pack(array, dtype, *packing)
     record = wire.inline(wire.describe(array, raw, dtype, packed), raw)
     as_json = json.loads(messages.join({}, "tensors", {"x": record}))["tensors"]["x"]
     return dict(as_json)
@@ -35,7 +36,7 @@ def received(record: dict[str, Any]) -> np.ndarray:
     wire.check_record("x", record)
     raw = wire.decode_inline("x", record)
     wire.check_bytes("x", record, raw)
-    array: np.ndarray = wire.unpack("x", record, raw)
+    array: np.ndarray = arrays.unpack("x", record, raw)
     return array
 
 
@@ -43,7 +44,7 @@ def received(record: dict[str, Any]) -> np.ndarray:
 def test_zlib_keeps_every_bit_of_every_type(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(DTYPES))
     repeated = data.draw(st.integers(1, 20))
-    array = np.concatenate([data.draw(arrays.arrays(dtype, SHAPES)).reshape(-1)] * repeated)
+    array = np.concatenate([data.draw(strategies.arrays(dtype, SHAPES)).reshape(-1)] * repeated)
 
     record = sent(array, dtype, None, "zlib")
     back = received(record)
@@ -53,7 +54,7 @@ def test_zlib_keeps_every_bit_of_every_type(data: st.DataObject) -> None:
     assert ("compression" in record) == (record["bytes"] < array.nbytes)
 
 
-@given(arrays.arrays(F32, SHAPES), st.sampled_from([None, "zlib"]))
+@given(strategies.arrays(F32, SHAPES), st.sampled_from([None, "zlib"]))
 def test_float16_changes_no_value_by_more_than_its_bound(
     array: np.ndarray, compression: str | None
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 request = importlib.import_module("slicewise.targets.lambda.runtime.request")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 BadRequest = request.BadRequest
 
@@ -50,7 +51,7 @@ def checked(**changes: Any) -> dict[str, np.ndarray]:
     """The arrays of the good request with some tensors replaced."""
     event = json.loads(json.dumps({"inputs": {**GOOD, **changes}}))
     return {
-        name: wire.from_bytes(wire.decode_inline(name, record), record)
+        name: arrays.from_bytes(wire.decode_inline(name, record), record)
         for name, record in check(event).items()
     }
 

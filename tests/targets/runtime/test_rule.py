@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
 rule = importlib.import_module("slicewise.targets.lambda.runtime.rule")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 Rule, choose = rule.Rule, rule.choose
 
@@ -116,7 +117,7 @@ def test_s3_alone_sends_everything_there() -> None:
 @given(st.integers(0, 5000), st.integers(0, 8))
 def test_an_inline_record_takes_no_more_json_than_claimed(elements: int, ones: int) -> None:
     array = np.zeros(elements, np.float32).reshape([1] * ones + [elements])
-    raw = wire.to_bytes(array, "float32")
+    raw = arrays.to_bytes(array, "float32")
     record = wire.inline(wire.describe(array, raw, "float32"), raw)
 
     empty = len(messages.join({"plan": "x"}, "tensors", {}))

@@ -44,7 +44,7 @@ def keys(store: Any) -> list[str]:
 
 def test_tensors_arrive_by_either_transport(store: Any) -> None:
     records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
-    places = transport.objects_of(records)
+    places = store_module.objects_of(records)
     inline = {name for name, record in records.items() if "data" in record}
     back = transport.receive(records, ID, store)
 
@@ -60,7 +60,7 @@ def test_keys_are_scoped_by_request_and_deleted_together(store: Any) -> None:
     records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
     transport.send(ARRAYS, DTYPES, "another-one", CHOICES, RULE, store)
 
-    store.delete(transport.objects_of(records))
+    store.delete(store_module.objects_of(records))
     store.delete([store_module.Object("s3", "requests/never/was")])
 
     assert keys(store) == ["requests/another-one/half", "requests/another-one/large"]

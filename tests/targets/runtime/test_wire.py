@@ -11,17 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from hypothesis.extra import numpy as strategies
 
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
+arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 DTYPES = sorted(wire.ITEM_BYTES)
-SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
+SHAPES = strategies.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
 
 
 def sent(array: np.ndarray, dtype: str) -> dict[str, Any]:
-    raw = wire.to_bytes(array, dtype)
+    raw = arrays.to_bytes(array, dtype)
     record = wire.inline(wire.describe(array, raw, dtype), raw)
     as_json: dict[str, Any] = json.loads(messages.join({}, "tensors", {"x": record}))["tensors"][
         "x"
@@ -33,14 +34,14 @@ def received(record: dict[str, Any]) -> np.ndarray:
     wire.check_record("x", record)
     raw = wire.decode_inline("x", record)
     wire.check_bytes("x", record, raw)
-    array: np.ndarray = wire.from_bytes(raw, record)
+    array: np.ndarray = arrays.from_bytes(raw, record)
     return array
 
 
 @given(st.data())
 def test_every_array_comes_back_bit_for_bit(data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from([name for name in DTYPES if name != "bfloat16"]))
-    array = data.draw(arrays.arrays(dtype, SHAPES))
+    array = data.draw(strategies.arrays(dtype, SHAPES))
 
     back = received(sent(array, dtype))
 
@@ -49,7 +50,7 @@ def test_every_array_comes_back_bit_for_bit(data: st.DataObject) -> None:
     assert back.tobytes() == array.tobytes()
 
 
-@given(arrays.arrays(np.float32, SHAPES))
+@given(strategies.arrays(np.float32, SHAPES))
 def test_bfloat16_rounds_as_torch_does(array: np.ndarray) -> None:
     expected = torch.from_numpy(array.copy()).to(torch.bfloat16).float().numpy()
 

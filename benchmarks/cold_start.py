@@ -1,0 +1,182 @@
+"""Cold starts: what they consist of, and what a first request takes with and without the warm-up.
+
+    .venv/bin/python benchmarks/cold_start.py [--quick]
+
+First: one slice by packaging, megabytes of weights and memory size. The parts are the function's own:
+spawn (the interpreter and the runtime interface client), import, load (the session), clients (what of
+boto3 is not there yet when the session is); then the first run against a later one. Between the starts
+the platform ends all environments; files stay in the page cache, as no figure of Lambda's disk is known.
+
+Second: the first request of a plan of five slices, one stage each, and the bound that is to hold for
+it: 1.3 times the cold start of its slowest slice, and a warm request. Everything is measured in the same
+run. That cold start is the slowest one within the very request; `alone` is that of a slice which
+starts alone. On a machine with two cores five slices that start at once share them, on Lambda they do
+not; so the first bound is the one to compare, and the second cannot be kept here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import slicewise
+
+MEGABYTES = (20, 90, 170)
+MEMORIES_MB = (128, 256, 512, 1024, 1769, 3008)
+WIDTH = 1024  # one layer has 4 MiB
+PARTS = ("spawn_ms", "import_ms", "load_ms", "clients_ms")
+STAGES = 5
+BOUND = 1.3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one repetition, fewer sizes")
+    quick = parser.parse_args().quick
+    print_parts(
+        (20,) if quick else MEGABYTES, (512, 1769) if quick else MEMORIES_MB, 1 if quick else 5
+    )
+    print_first_requests(20 if quick else 40, 1 if quick else 5)
+
+
+def layers(megabytes: int) -> nn.Module:
+    """Linear layers with ReLU between them."""
+    torch.manual_seed(0)
+    count = megabytes // 4
+    found = [layer for _ in range(count) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]
+    return nn.Sequential(*found).eval()
+
+
+def print_parts(megabytes: tuple[int, ...], memories_mb: tuple[int, ...], repeats: int) -> None:
+    print(f"Cold start of one slice, ms, medians of {repeats}")
+    heads = ("init", "spawn", "import", "load", "clients", "first run", "later run")
+    print(f"{'packaging':>12}{'weights':>9}{'memory':>9}" + "".join(f"{h:>11}" for h in heads))
+    for packaging, (make, transports) in PACKAGINGS.items():
+        for size in megabytes:
+            with tempfile.TemporaryDirectory() as folder:
+                bundle = make(size, transports, Path(folder) / "bundle")
+                for memory_mb in memories_mb:
+                    found = start_parts(bundle, memory_mb, repeats)
+                    row = "".join(f"{ms:11.0f}" for ms in found) if found else "   out of memory"
+                    print(f"{packaging:>12}{size:6} MB{memory_mb:6} MB{row}", flush=True)
+
+
+def zipped(megabytes: int, transports: tuple[str, ...], directory: Path) -> slicewise.Bundle:
+    """The directory of a zip package, unpacked, as a function sees it."""
+    compiled = slicewise.compile(
+        layers(megabytes), (torch.randn(1, WIDTH),), transports=transports, verify=False,
+        progress=False,
+    )  # fmt: skip
+    assert len(compiled.plan.slices) == 1
+    return compiled.save(directory)
+
+
+# A bundle by packaging, and the transports that it may use. "s3-weights" goes here: a function like
+# `zipped` that saves the same model with its weights in the platform's bucket.
+Make = Callable[[int, tuple[str, ...], Path], slicewise.Bundle]
+PACKAGINGS: dict[str, tuple[Make, tuple[str, ...]]] = {
+    "zip": (zipped, ("payload",)),
+    "zip, objects": (zipped, ("s3",)),
+}
+
+
+def start_parts(bundle: slicewise.Bundle, memory_mb: int, repeats: int) -> list[float] | None:
+    """Init and its parts, the first run and a later one; None when the function is too small."""
+    set_memory(bundle, "slice0", memory_mb)
+    x = torch.randn(1, WIDTH)
+    rows = []
+    endpoint: Any = bundle.serve()
+    with endpoint:
+        for _ in range(repeats):
+            endpoint.platform.discard_idle()
+            try:
+                endpoint(x)
+            except slicewise.SliceFailure:
+                return None
+            (first,) = endpoint.last_trace["slices"]
+            endpoint(x)
+            (later,) = endpoint.last_trace["slices"]
+            assert first["cold"] and not later["cold"]
+            parts = [first.get(name, 0.0) for name in PARTS]
+            rows.append([first["init_ms"], *parts, first["compute_ms"], later["compute_ms"]])
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
+def set_memory(bundle: slicewise.Bundle, part: str, memory_mb: int) -> None:
+    path = bundle.directory / "functions.json"
+    data = json.loads(path.read_text())
+    for entry in data["functions"]:
+        if entry["package"] == f"functions/{part}":
+            entry["memory_mb"] = memory_mb
+    path.write_text(json.dumps(data))
+
+
+def print_first_requests(megabytes: int, repeats: int) -> None:
+    print(f"\nFirst request of {STAGES} slices of {megabytes} MB, ms, medians of {repeats}")
+    heads = ("network", "warm-up", "first", "warm", "coordinator", "slowest", "bound", "ratio",
+             "bound alone", "ratio")  # fmt: skip
+    print("".join(f"{head:>13}" for head in heads))
+    alone: dict[str | None, float] = {}
+    for warm_up in (False, True):  # without it slices start one after the other, each alone
+        compiled = slicewise.compile(
+            layers(megabytes * STAGES), (torch.randn(1, WIDTH),), warm_up=warm_up, verify=False,
+            limits=slicewise.Limits(weight_bytes=int((megabytes + 1) * 2**20)), progress=False,
+        )  # fmt: skip
+        assert len(compiled.plan.stages) == STAGES
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = compiled.save(Path(folder) / "bundle")
+            for network in (None, "aws"):
+                first, warm, own, slowest = first_request(bundle, network, repeats)
+                alone.setdefault(network, slowest)
+                together, apart = BOUND * slowest + warm, BOUND * alone[network] + warm
+                print(
+                    f"{network or 'off':>13}{'yes' if warm_up else 'no':>13}"
+                    f"{first:13.0f}{warm:13.0f}{own:13.0f}{slowest:13.0f}"
+                    f"{together:13.0f}{first / together:13.2f}{apart:13.0f}{first / apart:13.2f}",
+                    flush=True,
+                )
+    print(
+        "first: as the caller sees it; coordinator, slowest: their Init Durations in that request;\n"
+        f"bound: {BOUND} x slowest + warm; alone: by the slowest slice of the run without the warm-up."
+    )
+
+
+def first_request(
+    bundle: slicewise.Bundle, network: str | None, repeats: int
+) -> tuple[float, float, float, float]:
+    """Medians: the first request, a warm one, the coordinator's init and the slowest slice's."""
+    x = torch.randn(1, WIDTH)
+    rows = []
+    endpoint: Any = bundle.serve(network=network)
+    with endpoint:
+        for _ in range(repeats):
+            endpoint.platform.discard_idle()
+            before = len(endpoint.reports)
+            first = timed(lambda: endpoint(x))
+            reports = endpoint.reports[before:]
+            inits = {r.function: r.init_ms for r in reports if r.init_ms is not None}
+            assert len(inits) == 1 + STAGES
+            own = inits.pop(endpoint.function)
+            warm = statistics.median(timed(lambda: endpoint(x)) for _ in range(5))
+            rows.append((first, warm, own, max(inits.values())))
+    first, warm, own, slowest = (statistics.median(column) for column in zip(*rows, strict=True))
+    return first, warm, own, slowest
+
+
+def timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The prediction of a cold request: what starts together counts once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slicewise import targets
+from slicewise.cost import Imports, Start, Step
+from slicewise.plan import Edge, Slice
+from slicewise.predict import predict
+
+TARGET = targets.load("lambda")
+MODEL = replace(
+    TARGET.cost_model(TARGET.resolve_limits(None)),
+    load_ns=1.0,
+    imports=Imports(slice_ms=100, store_ms=300, caller_ms=250, caller_store_ms=40, early_ms=60),
+    starts=(
+        Start(packaging="zip", begin=Step(wait_ms=1000)),
+        Start(packaging="streamed", begin=Step(wait_ms=1000), fetch_ns=10.0, by_store=True),
+    ),
+)
+MEGA = 1_000_000
+
+
+def part(name: str, stage: int, megabytes: int) -> Slice:
+    return Slice(
+        name=name, stage=stage, ops=(name,), weight_bytes=megabytes * MEGA, peak_memory_bytes=0,
+        memory_mb=1769, package_bytes=0, inputs=(), outputs=(), onnx="",
+    )  # fmt: skip
+
+
+def edge(producer: str, consumer: str, transport: str = "payload") -> Edge:
+    return Edge(
+        tensor=f"{producer}-{consumer}", dtype="float32", shape=(1,), bytes=4, producer=producer,
+        consumer=consumer, transport=transport, reason="",
+    )  # fmt: skip
+
+
+SLICES = [part("a", 0, 50), part("b", 1, 150), part("c", 1, 20), part("d", 2, 10)]
+TIMES = {each.name: 10.0 for each in SLICES}
+EDGES = [edge("@input", "a"), edge("a", "b"), edge("a", "c"), edge("b", "d"), edge("d", "@output")]
+
+
+def cold(edges: list[Edge] = EDGES, **options: Any) -> tuple[float, dict[str, float]]:
+    """What a cold request takes longer than a warm one, and by slice."""
+    found = predict(SLICES, edges, MODEL, TIMES, parallel=0.0, source="", **options)
+    assert found.cold_latency_ms is not None
+    assert found.latency_ms is not None
+    by_slice = {each.name: each.cold_ms or 0.0 for each in found.slices}
+    return found.cold_latency_ms - found.latency_ms, by_slice
+
+
+def test_slices_that_start_together_take_as_long_as_the_slowest() -> None:
+    total, by_slice = cold()
+
+    assert by_slice == {"a": 1150, "b": 1250, "c": 1120, "d": 1110}
+    assert total == pytest.approx(1000 + 60 + 1250)  # the coordinator's first part, then b
+
+
+def test_without_the_warm_up_stages_add_up() -> None:
+    total, _ = cold(warm_up=False)
+
+    assert total == pytest.approx(1250 + 1150 + 1250 + 1110)
+
+
+def test_objects_and_packaging_count_where_they_are() -> None:
+    edges = [*EDGES[:2], edge("a", "c", "s3"), *EDGES[3:]]
+    total, by_slice = cold(edges, packaging={"d": "streamed"})
+
+    assert by_slice == {"a": 1400, "b": 1250, "c": 1400, "d": 1000 + 100 + 300 + 110}
+    assert total == pytest.approx(1000 + 60 + 1510)
+
+
+def test_the_coordinator_counts_where_it_is_slower_than_all_slices() -> None:
+    slow = replace(MODEL, imports=replace(MODEL.imports, caller_ms=5000))
+    found = predict(SLICES, EDGES, slow, TIMES, parallel=0.0, source="")
+
+    assert found.cold_latency_ms and found.latency_ms
+    assert found.cold_latency_ms - found.latency_ms == pytest.approx(6000)
+
+
+def test_plans_written_before_cold_times_were_told_can_be_read() -> None:
+    from slicewise.plan import SlicePrediction
+
+    old = SlicePrediction(
+        name="a", call_ms=1, receive_ms=1, compute_ms=1, send_ms=1, billed_ms=1,
+        cost_per_million_usd=1,
+    )  # fmt: skip
+    assert old.cold_ms is None

@@ -9,10 +9,10 @@ from typing import Any
 
 from slicewise.errors import DeploymentError
 
+from ..packaging.archive import Archive
 from ..resources import LIFECYCLE_DAYS, PACKAGES, REQUESTS, Stack, bucket_policy
 from .clients import Clients, error_code, found
 from .owned import check_owned, missing, tag_list, tag_map
-from .packages import Package
 from .work import Change, Work
 
 BLOCKED = {
@@ -140,13 +140,13 @@ def ensure_bucket(work: Work, clients: Clients, stack: Stack) -> None:
         work.keep(what)
 
 
-def ensure_package(work: Work, clients: Clients, bucket: str, part: str, package: Package) -> None:
+def ensure_package(work: Work, clients: Clients, bucket: str, part: str, package: Archive) -> None:
     """The zip file in the bucket, under its content's name; what is there is not sent again."""
     key = package_key(package.sha256)
     if _has(clients, bucket, key):
         return
     work.do(
-        Change(action="upload", resource=f"package {part}", detail=key, bytes=package.bytes),
+        Change(action="upload", resource=f"package {part}", detail=key, bytes=package.zip_bytes),
         lambda: clients.s3.upload_file(
             str(package.path), bucket, key, ExtraArgs={"ExpectedBucketOwner": clients.place.account}
         ),

@@ -26,6 +26,7 @@ from slicewise.progress import Steps
 from slicewise.smoke import Smoke
 
 from ..bundle import COORDINATOR
+from ..packaging.packages import Packages
 from ..resources import ALIAS, Stack, StackFunction, environment
 from .access import (
     RETENTION_DAYS,
@@ -48,7 +49,6 @@ from .functions import (
     remove_version,
 )
 from .layer import ensure_layer
-from .packages import Packages
 from .work import Change, Work
 
 KEEP = 3  # versions of the coordinator, with the slices' versions that they call

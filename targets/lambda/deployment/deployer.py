@@ -15,6 +15,7 @@ from slicewise.progress import steps
 from slicewise.smoke import read_smoke
 
 from ..bundle import COORDINATOR
+from ..packaging.packages import package
 from ..profile import Profile
 from ..resources import ALIAS, stack_of
 from .clients import Clients, connect, explained
@@ -23,7 +24,6 @@ from .destroy import called, destroy
 from .diff import Diff, Side, diff_of
 from .endpoint import DeployedEndpoint, client_of
 from .functions import read_function
-from .packages import package
 from .price import monthly_usd
 from .status import Status, deployed_plan, not_deployed, read_status
 from .work import Changes, Work
@@ -96,7 +96,7 @@ class LambdaDeployer:
         work = Work(dry_run=True)
         carry_out(work, self.clients, order, step)
         packages = [*order.packages.parts.values(), order.packages.layer]
-        stored = sum(each.bytes for each in packages if each is not None)
+        stored = sum(each.zip_bytes for each in packages if each is not None)
         costs = monthly_usd(plan, order.stack, self._profile, stored, requests_per_month)
         place, profile = self.clients.place, self._profile
         note = (
@@ -150,11 +150,11 @@ class LambdaDeployer:
         path = Path(which)
         if path.is_dir():
             plan = Plan.from_json((path / "plan.json").read_text())
-            packages = package(path, python="3.13", architecture="x86_64").parts
+            packages = package(path, plan).parts
             return Side(
                 name=str(which),
                 plan=plan,
-                packages={part: (each.sha256, each.bytes) for part, each in packages.items()},
+                packages={part: (each.sha256, each.zip_bytes) for part, each in packages.items()},
             )
         stack = str(which)
         plan = deployed_plan(self.clients, stack)
@@ -193,7 +193,7 @@ def _order(
             directory, plan, name=name, python=python, architecture=architecture, tags=tags
         ),
         plan=plan,
-        packages=package(directory, python=python, architecture=architecture),
+        packages=package(directory, plan, python=python, architecture=architecture),
         smoke=read_smoke(directory) if smoke_test else None,
         **options,
     )

@@ -9,11 +9,11 @@ from typing import Any
 
 from slicewise.errors import DeploymentError
 
+from ..packaging.archive import Archive
 from ..resources import Stack, StackFunction
 from .bucket import ensure_package, package_key
 from .clients import Clients, error_code, found
 from .owned import check_owned, is_owned, missing
-from .packages import Package
 from .work import Change, Work
 
 LATEST = "$LATEST"
@@ -107,7 +107,7 @@ def ensure_versions(
     stack: Stack,
     functions: tuple[StackFunction, ...],
     wanted: Mapping[str, Settings],
-    packages: Mapping[str, Package],
+    packages: Mapping[str, Archive],
     states: Mapping[str, FunctionState | None],
 ) -> dict[str, str]:
     """The number of a published version with the wanted settings, by part.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from ..packaging.archive import Archive
 from ..resources import Stack
 from .bucket import ensure_package, package_key
 from .clients import Clients, found
 from .functions import NEW
 from .owned import TAG
-from .packages import Package
 from .work import Change, Work
 
 
@@ -35,7 +35,7 @@ def read_layer(clients: Clients, stack: str) -> dict[str, str]:
     return found_versions
 
 
-def ensure_layer(work: Work, clients: Clients, stack: Stack, package: Package) -> str:
+def ensure_layer(work: Work, clients: Clients, stack: Stack, package: Archive) -> str:
     """The ARN of the version with this content, published unless there is one."""
     for arn, sha256 in read_layer(clients, stack.name).items():
         if sha256 == package.sha256:

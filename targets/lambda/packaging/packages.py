@@ -64,6 +64,11 @@ class Packages:
     images: tuple[str, ...] = ()
 
     @property
+    def parts(self) -> Mapping[str, Archive]:
+        """The zip file of every part that has one."""
+        return {each.part: each.archive for each in self.packages}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know."""
         found = [

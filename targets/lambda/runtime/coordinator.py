@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .messages import join, lift
-from .request import BadRequest, check_request, request_id_of
+from .request import BadRequest, body_of, check_request, request_id_of
 from .rule import Choices, Rule, choose
 from .store import Object, Store, finish
 from .transport import object_key, objects_of
@@ -91,6 +91,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         deleting: dict[Future[None], set[Object]] = {}  # while later slices compute
         started = time.perf_counter()
         try:
+            event = body_of(event)
             request_id = request_id_of(event, request_id)
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(request_id)

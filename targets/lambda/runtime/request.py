@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
+import json
 import math
 import operator
 import re
@@ -41,6 +43,19 @@ class BadRequest(ValueError):  # noqa: N818 - the name that a caller sees
         super().__init__(message)
         self.field = field[:80]  # it may be the caller's own text
         self.status = status
+
+
+def body_of(event: Any) -> Any:
+    """The request in an event of the function's URL, which is an HTTP request whose body it is; any
+    other event is the request. Raises `BadRequest`.
+    """
+    if not isinstance(event, dict) or "requestContext" not in event:
+        return event
+    body = event.get("body") or ""
+    try:
+        return json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
+    except (ValueError, TypeError) as error:
+        raise BadRequest("body", f"the body of the HTTP request is no JSON: {error}") from None
 
 
 def check_request(

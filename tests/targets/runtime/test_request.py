@@ -268,3 +268,24 @@ def test_a_size_that_follows_from_another_is_checked(size: str, good: int, bad: 
         with pytest.raises(BadRequest, match=r"first: shape is .* batch is 3") as caught:
             sent(bad)
         assert (caught.value.field, caught.value.status) == ("first", 400)
+
+
+@pytest.mark.parametrize("encode", [False, True])
+def test_a_request_through_the_functions_url_is_the_http_requests_body(encode: bool) -> None:
+    body = json.dumps({"inputs": GOOD})
+    event = {
+        "version": "2.0",
+        "requestContext": {"http": {"method": "POST"}},
+        "body": base64.b64encode(body.encode()).decode() if encode else body,
+        "isBase64Encoded": encode,
+    }
+
+    assert request.body_of(event) == {"inputs": GOOD}
+    assert request.body_of({"inputs": GOOD}) == {"inputs": GOOD}
+
+
+@pytest.mark.parametrize("body", [None, "", "no JSON", "ÿ"])
+def test_an_http_request_without_json_is_refused(body: str | None) -> None:
+    with pytest.raises(BadRequest, match="is no JSON") as refused:
+        request.body_of({"requestContext": {}, "body": body})
+    assert refused.value.field == "body"

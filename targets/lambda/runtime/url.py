@@ -23,7 +23,7 @@ def body_of(event: dict[str, Any]) -> Any:
     body = event.get("body") or ""
     try:
         return json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BadRequest("", f"the body is no JSON: {error}") from None
 
 

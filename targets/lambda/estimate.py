@@ -4,7 +4,7 @@ The figure is the one that the local platform measures: what the kernel cannot t
 loads, receives, computes and sends, and what the computation took stays with ONNX Runtime, but what
 was received is let go before anything is sent:
 
-    runtime + copied weights + max(loading, S3 client + max(receiving, computing, sending))
+    runtime + S3 client + copied weights + max(loading, receiving, computing, sending)
 
 Loading needs more than what stays: a second copy of what a slice uses both as it is and transposed (a
 head tied to its embedding), and three of each convolution in turn. Weights that are mapped from the
@@ -53,8 +53,9 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     sending = computing - received
     sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3
     client = known.s3_client_mb * MB if received_s3 + sent_s3 else 0
-    running = client + max(receiving, computing, sending)
-    return int(known.runtime_held_mb * MB + known.weight_factor * weights + max(loading, running))
+    running = max(receiving, computing, sending)
+    held = known.runtime_held_mb * MB + client + known.weight_factor * weights
+    return int(held + max(loading, running))
 
 
 def _dimensions(graph: OpGraph, op: str) -> int:

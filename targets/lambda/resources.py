@@ -23,6 +23,7 @@ ALIAS = "live"
 LIFECYCLE_DAYS = 1  # no request lives that long
 REQUESTS = "requests/"  # the prefix of tensors on their way (runtime/transport.py)
 WEIGHTS = "weights/"  # the prefix of weights that functions stream when they start
+WEIGHTS_VARIABLE = "SLICEWISE_WEIGHTS"
 PACKAGES = "packages/"  # the prefix of uploaded zip files
 ARCHITECTURES = ("x86_64", "arm64")
 PYTHONS = ("3.12", "3.13")
@@ -51,7 +52,7 @@ class Place:
 class StackFunction:
     """One function of a stack. `part` is its slice's name, or "coordinator"; `package` is the folder
     in the bundle; `calls` are the parts that it invokes; `puts`, `gets` and `deletes` say what it does
-    with tensors in the bucket; `weights` says that it streams its weights from there.
+    with tensors in the bucket; `weights` is the SHA-256 of those that it streams from there, or empty.
     """
 
     part: str
@@ -65,6 +66,7 @@ class StackFunction:
     puts: bool = False
     gets: bool = False
     deletes: bool = False
+    weights: str = ""
 
     @property
     def log_group(self) -> str:
@@ -151,6 +153,7 @@ def stack_of(
                 puts=bool(stores),
                 gets=bool(stores),
                 deletes=bool(stores) and is_coordinator,
+                weights=_weights(directory / entry["package"]),
             )
         )
     return Stack(
@@ -176,6 +179,8 @@ def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str
         found["SLICEWISE_EXPRESS_BUCKET"] = stack.express_bucket(place)
     if function.part == COORDINATOR:
         found["SLICEWISE_STACK"] = stack.name
+    if function.weights:  # nobody reads it: it tells which weights a version needs
+        found[WEIGHTS_VARIABLE] = function.weights
     if function.packaging == "image":  # one image holds all parts
         found["SLICEWISE_PART"] = function.part
     return found
@@ -289,6 +294,12 @@ def _check(stack: str, python: str, architecture: str) -> None:
     ):
         if value not in known:
             raise TargetError(f"{what}={value!r} is not known; choose {' or '.join(known)}.")
+
+
+def _weights(package: Path) -> str:
+    """The SHA-256 in the weights.json that a package has which streams its weights."""
+    file = package / "weights.json"
+    return str(json.loads(file.read_text())["sha256"]) if file.is_file() else ""
 
 
 def _memory(part: str, memory_mb: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from slicewise.plan import (
 )
 from slicewise.smoke import Smoke, write_smoke
 
+bundle_module = importlib.import_module("slicewise.targets.lambda.bundle")
 INPUT, OUTPUT = "@input", "@output"
 
 
@@ -31,7 +31,7 @@ def write_bundle(
     directory: Path,
     weights: Mapping[str, bytes],
     *,
-    layer: bytes | None = None,
+    packaging: str = "zip",
     memory_mb: int = 512,
     transports: tuple[str, ...] = ("payload", "s3"),
     coordinator: str = "handler = None\n",
@@ -50,6 +50,7 @@ def write_bundle(
             inputs=(f"t{stage}",),
             outputs=(f"t{stage + 1}",),
             onnx=f"functions/{name}/model.onnx",
+            packaging=packaging,
         )
         for stage, name in enumerate(names)
     )
@@ -88,6 +89,9 @@ def write_bundle(
         folder.mkdir(parents=True)
         (folder / "handler.py").write_text(f"# {name}\n")
         (folder / "model.data").write_bytes(content)
+        if packaging == "s3-weights":
+            bundle_module._write_streamed(folder / "model.data", folder, directory)
+            (folder / "model.data").unlink()
     folder = directory / "functions" / "coordinator"
     folder.mkdir(parents=True)
     (folder / "handler.py").write_text(coordinator)
@@ -98,6 +102,7 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": memory_mb,
             "timeout_s": 60,
+            "packaging": "zip" if name == "coordinator" else packaging,
         }
         for name in (*names, "coordinator")
     ]
@@ -108,8 +113,4 @@ def write_bundle(
     (directory / "profile.json").write_text(profile.model_dump_json(by_alias=True))
     one = np.ones(1, np.float32)
     write_smoke(directory, Smoke(inputs={"x": one}, outputs={"y": one}, tolerance={"y": 1e-4}))
-    if layer is not None:
-        (directory / "dist").mkdir()
-        with zipfile.ZipFile(directory / "dist" / "layer.zip", "w") as archive:
-            archive.writestr(zipfile.ZipInfo("python/runtime.py"), layer)
     return slicewise.load(directory)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from slicewise.errors import DeploymentError
 
 from ..packaging.archive import Archive
-from ..resources import LIFECYCLE_DAYS, PACKAGES, REQUESTS, Stack, bucket_policy
+from ..resources import (
+    LIFECYCLE_DAYS,
+    PACKAGES,
+    REQUESTS,
+    WEIGHTS,
+    Stack,
+    StackFunction,
+    bucket_policy,
+)
 from .clients import Clients, error_code, found
 from .owned import check_owned, missing, tag_list, tag_map
 from .work import Change, Work
@@ -50,6 +59,11 @@ class BucketState:
 def package_key(sha256: str) -> str:
     """Where a zip file lies, named by its content."""
     return f"{PACKAGES}{sha256}.zip"
+
+
+def weights_key(sha256: str) -> str:
+    """Where weights lie (bundle.streamed_weights)."""
+    return f"{WEIGHTS}{sha256}"
 
 
 def plan_key(sha256: str) -> str:
@@ -154,6 +168,23 @@ def ensure_package(work: Work, clients: Clients, bucket: str, part: str, package
     )
 
 
+def ensure_weights(
+    work: Work, clients: Clients, bucket: str, function: StackFunction, path: Path
+) -> None:
+    """The weights that a function streams when it starts, under their content's name."""
+    key = weights_key(function.weights)
+    if _has(clients, bucket, key):
+        return
+    size = path.stat().st_size
+    work.do(
+        Change(action="upload", resource=f"weights {function.part}", detail=key, bytes=size),
+        lambda: clients.s3.upload_file(
+            str(path), bucket, key, ExtraArgs={"ExpectedBucketOwner": clients.place.account}
+        ),
+        None,
+    )
+
+
 def ensure_plan(work: Work, clients: Clients, bucket: str, sha256: str, plan: str) -> None:
     """The plan in the bucket, for those who have only the stack's name."""
     key = plan_key(sha256)
@@ -173,8 +204,9 @@ def ensure_plan(work: Work, clients: Clients, bucket: str, sha256: str, plan: st
 
 
 def remove_packages(work: Work, clients: Clients, bucket: str, kept: Collection[str]) -> None:
-    """Delete packages and plans of all contents but the kept ones."""
-    keys = {key for sha256 in kept for key in (package_key(sha256), plan_key(sha256))}
+    """Delete packages, plans and weights of all contents but the kept ones."""
+    forms = (package_key, plan_key, weights_key)
+    keys = {form(sha256) for sha256 in kept for form in forms}
     for key in _keys(clients, bucket):
         if key not in keys:
             work.do(
@@ -247,12 +279,12 @@ def _has(clients: Clients, bucket: str, key: str) -> bool:
 def _keys(clients: Clients, bucket: str) -> Iterator[str]:
     from botocore.exceptions import ClientError
 
-    pages = clients.s3.get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=PACKAGES, ExpectedBucketOwner=clients.place.account
-    )
+    list_objects = clients.s3.get_paginator("list_objects_v2").paginate
+    owner = clients.place.account
     try:
-        for page in pages:
-            yield from (each["Key"] for each in page.get("Contents", ()))
+        for prefix in (PACKAGES, WEIGHTS):
+            for page in list_objects(Bucket=bucket, Prefix=prefix, ExpectedBucketOwner=owner):
+                yield from (each["Key"] for each in page.get("Contents", ()))
     except ClientError as error:  # a dry run of the first deployment
         if error_code(error) != "NoSuchBucket":
             raise

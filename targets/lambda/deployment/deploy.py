@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from slicewise.errors import DeploymentError, TargetError
 from slicewise.plan import Plan
@@ -36,7 +37,7 @@ from .access import (
     role_arn,
     settle_role,
 )
-from .bucket import ensure_bucket, ensure_plan
+from .bucket import ensure_bucket, ensure_plan, ensure_weights, weights_key
 from .check import check_version
 from .clients import Clients, explained, found
 from .destroy import called, destroy, remove_unused
@@ -57,13 +58,14 @@ AGAIN = "Deploy again: it goes on where it stopped; until then the version befor
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be deployed. `smoke` None: without the check. `keep` versions stay, the live one
-    among them. `log_days` that logs are kept.
+    """What is to be deployed. `weights` are files by their key. `smoke` None: without the check. `keep`
+    versions stay, the live one among them. `log_days` that logs are kept.
     """
 
     stack: Stack
     plan: Plan
     packages: Packages
+    weights: Mapping[str, Path]
     smoke: Smoke | None
     keep: int = KEEP
     log_days: int = RETENTION_DAYS
@@ -74,10 +76,10 @@ def check_order(order: Order) -> None:
     """Raise `TargetError` or `DeploymentError` for what Lambda would refuse, before any call."""
     stack, packages = order.stack, order.packages
     for function in stack.functions:
-        if function.packaging != "zip":
+        if function.packaging == "image":
             raise TargetError(
-                f"{function.part} is packed as {function.packaging!r}; deploy knows zip files. "
-                "Use the bundle's template for others."
+                f"{function.part} is packed as an image, which deploy cannot build. Build it with the "
+                'bundle\'s Dockerfile, or compile with packaging="zip" or "s3-weights".'
             )
     if "s3express" in stack.transports:
         raise TargetError(
@@ -109,6 +111,11 @@ def carry_out(work: Work, clients: Clients, order: Order, step: Steps) -> dict[s
             for function in stack.functions:
                 ensure_role(work, clients, stack, function, xray=order.xray)
                 ensure_log_group(work, clients, stack, function, order.log_days)
+        with step("weights"):
+            for function in stack.functions:
+                if function.weights:
+                    path = order.weights[weights_key(function.weights)]
+                    ensure_weights(work, clients, stack.bucket(clients.place), function, path)
         wanted = {f.part: _wanted(clients, order, f, layers) for f in stack.slices}
         parts = order.packages.parts
         with step(f"{len(stack.slices)} slices"):

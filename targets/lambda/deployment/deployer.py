@@ -14,7 +14,7 @@ from slicewise.plan import Plan
 from slicewise.progress import steps
 from slicewise.smoke import read_smoke
 
-from ..bundle import COORDINATOR
+from ..bundle import COORDINATOR, streamed_weights
 from ..packaging.packages import package
 from ..profile import Profile
 from ..resources import ALIAS, stack_of
@@ -194,6 +194,7 @@ def _order(
         ),
         plan=plan,
         packages=package(directory, plan, python=python, architecture=architecture),
+        weights=streamed_weights(directory),
         smoke=read_smoke(directory) if smoke_test else None,
         **options,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from ..bundle import COORDINATOR
-from ..resources import ALIAS, Stack
+from ..resources import ALIAS, WEIGHTS_VARIABLE, Stack
 from .access import (
     remove_log_group,
     remove_role,
@@ -80,6 +80,7 @@ def remove_unused(
         for version in state.versions:
             if version.number in needed[part] | named:
                 contents.add(version.settings.sha256)
+                contents.add(version.settings.environment.get(WEIGHTS_VARIABLE, ""))
                 layers.update(version.settings.layers)
             else:
                 remove_version(work, clients, name, version.number)

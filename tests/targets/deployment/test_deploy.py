@@ -20,7 +20,7 @@ WEIGHTS = {"slice0": b"zero", "slice1": b"one"}
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> slicewise.Bundle:
-    return write_bundle(tmp_path / "bundle", WEIGHTS, layer=b"1")
+    return write_bundle(tmp_path / "bundle", WEIGHTS)
 
 
 def deploy(aws: Cloud, bundle: slicewise.Bundle, **options: Any) -> Any:
@@ -66,6 +66,56 @@ def test_the_bucket_is_private_encrypted_and_forgets_tensors(
     assert (tensors["Filter"]["Prefix"], tensors["Expiration"]["Days"]) == ("requests/", 1)
 
 
+def test_weights_that_functions_stream_lie_in_the_bucket(aws: Cloud, tmp_path: Path) -> None:
+    streamed = write_bundle(tmp_path / "streamed", WEIGHTS, packaging="s3-weights")
+    changed = {**WEIGHTS, "slice1": b"two"}
+    deploy(aws, streamed)
+    s3, functions = aws.client("s3"), aws.client("lambda")
+
+    def contents() -> set[bytes]:
+        listed = s3.list_objects_v2(Bucket=BUCKET, Prefix="weights/").get("Contents", [])
+        keys = [each["Key"] for each in listed]
+        return {s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+    assert contents() == {b"zero", b"one"}
+    settings = functions.get_function_configuration(FunctionName="chain-slice0")
+    named = settings["Environment"]["Variables"]
+    spec = json.loads((streamed.directory / "functions" / "slice0" / "weights.json").read_text())
+    assert (named["SLICEWISE_WEIGHTS"], named["SLICEWISE_BUCKET"]) == (spec["sha256"], BUCKET)
+
+    again = write_bundle(tmp_path / "again", changed, packaging="s3-weights")
+    made = deploy(aws, again).changes.made
+    assert [change.resource for change in made if change.resource.startswith("weights")] == [
+        "weights slice1"
+    ]
+    assert contents() == {b"zero", b"one", b"two"}, "the version before still needs its own"
+
+    deploy(aws, write_bundle(tmp_path / "last", changed, packaging="s3-weights"), keep=1)
+    assert contents() == {b"zero", b"two"}
+
+
+def test_an_image_is_refused(aws: Cloud, tmp_path: Path) -> None:
+    image = write_bundle(tmp_path / "image", WEIGHTS, packaging="image")
+
+    with pytest.raises(
+        TargetError, match="slice0 is packed as an image, which deploy cannot build"
+    ):
+        deploy(aws, image)
+    assert aws.calls.changing == []
+
+
+def test_another_python_comes_with_another_layer(aws: Cloud, bundle: slicewise.Bundle) -> None:
+    deploy(aws, bundle)
+    deploy(aws, bundle, python="3.12", keep=1)
+
+    functions = aws.client("lambda")
+    live = functions.get_function(FunctionName="chain-slice0", Qualifier="live")["Configuration"]
+    (layer,) = functions.list_layers()["Layers"]
+    (left,) = functions.list_layer_versions(LayerName=layer["LayerName"])["LayerVersions"]
+    assert live["Runtime"] == "python3.12"
+    assert [each["Arn"] for each in live["Layers"]] == [left["LayerVersionArn"]]
+
+
 def test_deploying_twice_changes_nothing(aws: Cloud, bundle: slicewise.Bundle) -> None:
     deploy(aws, bundle)
     assert aws.calls.changing
@@ -84,9 +134,7 @@ def test_only_what_has_changed_is_uploaded_published_and_moved(
     before = set(aws.keys(BUCKET))
     aws.calls.clear()
 
-    deployment = deploy(
-        aws, write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"}, layer=b"1")
-    )
+    deployment = deploy(aws, write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"}))
 
     assert deployment.versions == {"slice0": "1", "slice1": "2", "coordinator": "2"}
     assert aws.calls.changing == [
@@ -106,7 +154,7 @@ def test_the_bundle_before_comes_back_without_an_upload(
 ) -> None:
     deploy(aws, bundle)
     first = aws.serving("chain")
-    deploy(aws, write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"}, layer=b"1"))
+    deploy(aws, write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"}))
     assert aws.serving("chain") != first
     aws.calls.clear()
 
@@ -119,7 +167,7 @@ def test_the_bundle_before_comes_back_without_an_upload(
 def test_a_dry_run_changes_nothing_and_lists_what_deploying_changes(
     aws: Cloud, bundle: slicewise.Bundle, tmp_path: Path
 ) -> None:
-    new = write_bundle(tmp_path / "new", {"slice0": b"zero", "slice2": b"2"}, layer=b"2")
+    new = write_bundle(tmp_path / "new", {"slice0": b"zero", "slice2": b"2"})
     for each in (bundle, new):
         aws.calls.clear()
         preview: Any = deployments.preview(each, clients=aws.clients, requests_per_month=10**6)
@@ -139,7 +187,7 @@ def test_a_slice_that_is_no_more_stays_while_a_kept_version_calls_it(
     aws: Cloud, bundle: slicewise.Bundle, tmp_path: Path
 ) -> None:
     deploy(aws, bundle)
-    smaller = write_bundle(tmp_path / "smaller", {"slice0": b"all"}, layer=b"1")
+    smaller = write_bundle(tmp_path / "smaller", {"slice0": b"all"})
 
     deploy(aws, smaller, keep=2)
     assert "chain-slice1" in aws.resources()["functions"]
@@ -156,7 +204,7 @@ def test_a_slice_that_is_no_more_stays_while_a_kept_version_calls_it(
 def test_the_last_versions_stay_with_all_that_they_call(aws: Cloud, tmp_path: Path) -> None:
     for number in range(3):
         weights = {**WEIGHTS, "slice1": str(number).encode()}
-        deploy(aws, write_bundle(tmp_path / str(number), weights, layer=b"1"), keep=2)
+        deploy(aws, write_bundle(tmp_path / str(number), weights), keep=2)
 
     state = aws.snapshot()
     versions = {
@@ -181,7 +229,6 @@ def test_a_failing_smoke_test_leaves_the_version_before(
     new = write_bundle(
         tmp_path / "new",
         {**WEIGHTS, "slice1": b"1", "slice2": b"2"},
-        layer=b"2",
         transports=("payload",),
     )
 
@@ -209,7 +256,7 @@ def test_what_failed_its_test_can_be_deployed_again(
 ) -> None:
     """Lambda publishes nothing while $LATEST is as it was, even when that version was deleted."""
     deploy(aws, bundle)
-    new = write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"}, layer=b"1")
+    new = write_bundle(tmp_path / "new", {**WEIGHTS, "slice1": b"1"})
     for _ in range(2):
         with pytest.raises(DeploymentError, match="smoke test failed"):
             deploy(aws, new, smoke_test=True)
@@ -227,7 +274,7 @@ def test_until_it_serves_a_new_version_takes_nothing_from_the_old_one(
 ) -> None:
     """Roles belong to all versions of a function: they allow both until the alias has moved."""
     deploy(aws, bundle)
-    new = write_bundle(tmp_path / "new", {"slice0": b"zero"}, layer=b"1")
+    new = write_bundle(tmp_path / "new", {"slice0": b"zero"})
     role = "chain-coordinator-eu-west-1"
     seen: list[dict[str, str]] = []
 

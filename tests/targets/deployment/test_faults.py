@@ -18,6 +18,9 @@ FIRST = {"slice0": b"zero", "slice1": b"one"}
 SECOND = {"slice0": b"zero", "slice1": b"1", "slice2": b"2"}  # another policy for the coordinator
 
 
+UPDATE = {"keep": 1, "python": "3.12"}  # and so another layer
+
+
 class Interrupted(Exception):  # noqa: N818 - no error of AWS's
     """The power goes off."""
 
@@ -28,12 +31,12 @@ def deploy(aws: Cloud, bundle: slicewise.Bundle, **options: Any) -> Any:
 
 @pytest.fixture
 def first(tmp_path: Path) -> slicewise.Bundle:
-    return write_bundle(tmp_path / "first", FIRST, layer=b"1")
+    return write_bundle(tmp_path / "first", FIRST)
 
 
 @pytest.fixture
 def second(tmp_path: Path) -> slicewise.Bundle:
-    return write_bundle(tmp_path / "second", SECOND, layer=b"2")
+    return write_bundle(tmp_path / "second", SECOND)
 
 
 def interrupt(aws: Cloud, number: int, when: str) -> None:
@@ -78,7 +81,7 @@ def test_an_update_serves_one_whole_bundle_wherever_it_stopped(
     deploy(aws, first)
     old = aws.serving("chain")
     aws.calls.clear()
-    deploy(aws, second, keep=1)
+    deploy(aws, second, **UPDATE)
     whole, new, count = aws.snapshot(), aws.serving("chain"), len(aws.calls.changing)
     for number in range(1, count + 1):
         reset(aws.url)
@@ -87,11 +90,11 @@ def test_an_update_serves_one_whole_bundle_wherever_it_stopped(
         aws.calls.clear()
         interrupt(aws, number, when)
         with pytest.raises(Interrupted):
-            deploy(aws, second, keep=1)
+            deploy(aws, second, **UPDATE)
         assert aws.serving("chain") in (old, new), number
         aws.calls.clear()
 
-        deploy(aws, second, keep=1)
+        deploy(aws, second, **UPDATE)
 
         assert aws.snapshot() == whole, number
 

@@ -33,6 +33,8 @@ WIRE = """
 import base64
 import struct
 
+import numpy as np
+
 
 def inline(record, raw):
     packed = b"".join(struct.pack("<f", value) for value in np.frombuffer(raw, "<f4"))

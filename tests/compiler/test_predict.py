@@ -44,9 +44,11 @@ TIMES = {each.name: 10.0 for each in SLICES}
 EDGES = [edge("@input", "a"), edge("a", "b"), edge("a", "c"), edge("b", "d"), edge("d", "@output")]
 
 
-def cold(edges: list[Edge] = EDGES, **options: Any) -> tuple[float, dict[str, float]]:
+def cold(
+    edges: list[Edge] = EDGES, slices: list[Slice] = SLICES, **options: Any
+) -> tuple[float, dict[str, float]]:
     """What a cold request takes longer than a warm one, and by slice."""
-    found = predict(SLICES, edges, MODEL, TIMES, parallel=0.0, source="", **options)
+    found = predict(slices, edges, MODEL, TIMES, parallel=0.0, source="", **options)
     assert found.cold_latency_ms is not None
     assert found.latency_ms is not None
     by_slice = {each.name: each.cold_ms or 0.0 for each in found.slices}
@@ -68,7 +70,7 @@ def test_without_the_warm_up_stages_add_up() -> None:
 
 def test_objects_and_packaging_count_where_they_are() -> None:
     edges = [*EDGES[:2], edge("a", "c", "s3"), *EDGES[3:]]
-    total, by_slice = cold(edges, packaging={"d": "streamed"})
+    total, by_slice = cold(edges, [*SLICES[:3], replace(SLICES[3], packaging="streamed")])
 
     assert by_slice == {"a": 1400, "b": 1250, "c": 1400, "d": 1000 + 100 + 300 + 110}
     assert total == pytest.approx(1000 + 60 + 1510)

@@ -65,6 +65,12 @@ def test_what_is_streamed_computes_what_the_model_does(endpoint: Any, case: Any)
         np.testing.assert_allclose(array, wanted, rtol=1e-4, atol=1e-5)
 
 
+def first_log(endpoint: Any, bundle: slicewise.Bundle) -> str:
+    name = bundle.plan.slices[0].name
+    function = next(r.function for r in endpoint.reports if r.function.endswith(f"-{name}"))
+    return str(endpoint.platform.logs(function))
+
+
 def test_other_weights_than_the_models_are_refused(
     endpoint: Any, streaming: slicewise.Bundle, case: Any
 ) -> None:
@@ -75,8 +81,7 @@ def test_other_weights_than_the_models_are_refused(
 
     with pytest.raises((RequestError, SlicewiseError)):
         endpoint(*case.inputs)
-    first = endpoint.reports[0].function
-    assert f"not {spec['sha256']}; deploy the bundle again" in endpoint.platform.logs(first)
+    assert f"not {spec['sha256']}; deploy the bundle again" in first_log(endpoint, streaming)
 
 
 def test_missing_weights_say_where_they_should_be(
@@ -88,7 +93,7 @@ def test_missing_weights_say_where_they_should_be(
 
     with pytest.raises((RequestError, SlicewiseError)):
         endpoint(*case.inputs)
-    assert f"/{spec['key']} cannot be read" in endpoint.platform.logs(endpoint.reports[0].function)
+    assert f"/{spec['key']} cannot be read" in first_log(endpoint, streaming)
 
 
 def test_streaming_packages_are_small(streaming: slicewise.Bundle) -> None:

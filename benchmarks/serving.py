@@ -98,7 +98,8 @@ def measured(
             call = _caller(endpoint, inputs)
             for _ in range(WARMING):
                 call()
-            reports = _reports(endpoint, WARMING * (len(plan.slices) + 1))
+            warm_ups = len(plan.slices) if plan.warm_up else 0
+            reports = _reports(endpoint, WARMING * (len(plan.slices) + 1) + warm_ups)
             before = len(reports)
             took, traces = [], []
             for _ in range(requests):

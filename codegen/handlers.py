@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slicewise.plan import Edge, Plan, Prediction, Slice
 from slicewise.target import Handlers
-
-if TYPE_CHECKING:
-    import jinja2
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("slicewise.codegen"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["repr"] = repr
-    return environment
+from slicewise.templates import templates
 
 
 def render(plan: Plan) -> Handlers:
@@ -47,7 +28,8 @@ def render(plan: Plan) -> Handlers:
         "version": version("slicewise"),
         "packed": _packed(plan),
     }
-    slice_template = _templates().get_template("slice_handler.py.jinja")
+    texts = templates("slicewise.codegen")
+    slice_template = texts.get_template("slice_handler.py.jinja")
     return Handlers(
         plan_id=plan_id,
         slices={
@@ -60,7 +42,7 @@ def render(plan: Plan) -> Handlers:
             )
             for part in plan.slices
         },
-        coordinator=_templates().get_template("coordinator_handler.py.jinja").render(**shared),
+        coordinator=texts.get_template("coordinator_handler.py.jinja").render(**shared),
         manifest=_manifest(plan, plan_id),
     )
 

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from slicewise.errors import BundleError
 from slicewise.plan import Plan
@@ -115,26 +116,38 @@ def function_names(plan: Plan) -> dict[str, str]:
     return {name: f"{stack}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
 
 
-def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:
-    """The entry function's name and all functions of a bundle. Raises `BundleError`."""
+def read_index(directory: Path) -> dict[str, Any]:
+    """functions.json: the stack's name, the entry function's and the functions. Raises `BundleError`."""
     try:
-        data = json.loads((directory / "functions.json").read_text())
-        functions = [
-            Function(
-                name=entry["name"],
-                package=directory / entry["package"],
-                handler=entry["handler"],
-                memory_mb=entry["memory_mb"],
-                timeout_s=entry["timeout_s"],
-                environment=environment,
-            )
-            for entry in data["functions"]
-        ]
-        return data["entry"], functions
+        data: dict[str, Any] = json.loads((directory / "functions.json").read_text())
+        needed = ("name", "package", "handler", "memory_mb", "timeout_s")
+        _ = (
+            data["stack"],
+            data["entry"],
+            [[entry[key] for key in needed] for entry in data["functions"]],
+        )
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise BundleError(
             f"{directory} is no complete bundle ({error!r}). Write it again with Compiled.save()."
         ) from error
+    return data
+
+
+def read_functions(directory: Path, environment: dict[str, str]) -> tuple[str, list[Function]]:
+    """The entry function's name and all functions of a bundle. Raises `BundleError`."""
+    data = read_index(directory)
+    functions = [
+        Function(
+            name=entry["name"],
+            package=directory / entry["package"],
+            handler=entry["handler"],
+            memory_mb=entry["memory_mb"],
+            timeout_s=entry["timeout_s"],
+            environment=environment,
+        )
+        for entry in data["functions"]
+    ]
+    return data["entry"], functions
 
 
 def package_folders(directory: Path) -> dict[str, Path]:

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slicewise.errors import BundleError, TargetError
+from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
-from .bundle import COORDINATOR, STACK_NAME_MAX
+from .bundle import COORDINATOR, STACK_NAME_MAX, read_index
 from .functions import ONE_THREAD
 
 ALIAS = "live"
 LIFECYCLE_DAYS = 1  # no request lives that long
+LOG_DAYS = 30  # that logs are kept unless a deployment says otherwise
 REQUESTS = "requests/"  # the prefix of tensors on their way (runtime/transport.py)
 WEIGHTS = "weights/"  # the prefix of weights that functions stream when they start
 WEIGHTS_VARIABLE = "SLICEWISE_WEIGHTS"
@@ -126,14 +127,9 @@ def stack_of(
     Raises `TargetError` for a name, version, architecture or memory size that Lambda does not have, and
     `BundleError`.
     """
-    try:
-        data = json.loads((directory / "functions.json").read_text())
-        stack, entries = name or data["stack"], data["functions"]
-        parts = {entry["package"].removeprefix("functions/"): entry for entry in entries}
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise BundleError(
-            f"{directory} is no complete bundle ({error!r}). Write it again with Compiled.save()."
-        ) from error
+    data = read_index(directory)
+    stack = name or data["stack"]
+    parts = {entry["package"].removeprefix("functions/"): entry for entry in data["functions"]}
     _check(stack, python, architecture)
     stores = tuple(way for way in plan.transport_rule.transports if way != "payload")
     slices = tuple(part.name for part in plan.slices)

@@ -17,7 +17,7 @@ from slicewise.plan import Plan
 
 from .profile import Profile
 
-MONTH_S = 730 * 3600.0
+MONTH_S = 730 * 3600.0  # as AWS's own calculator counts
 MILLION = 1e6
 
 
@@ -37,6 +37,28 @@ class Standby:
     def month_usd(self, requests: float, cold_requests: float) -> float:
         """What all of it comes to beyond the requests' own price."""
         return self.usd_month + requests * self.request_usd + cold_requests * self.cold_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyPrices:
+    """US dollars per GB of a function's memory in the profile's region: for a month of being ready, and
+    for a restore.
+    """
+
+    provisioned_gb_month_usd: float
+    snapshot_gb_month_usd: float
+    restore_gb_usd: float
+
+
+def standby_prices(profile: Profile) -> StandbyPrices:
+    """The profile's prices, in dearer regions by the ratio of their GB-seconds."""
+    factor = profile.region_factor
+    idle_usd = profile.provisioned.idle_gb_s_usd[profile.architecture]
+    return StandbyPrices(
+        provisioned_gb_month_usd=factor * idle_usd * MONTH_S,
+        snapshot_gb_month_usd=factor * profile.snapstart.cache_gb_s_usd * MONTH_S,
+        restore_gb_usd=factor * profile.snapstart.restore_gb_usd,
+    )
 
 
 def standby(
@@ -59,32 +81,28 @@ def standby(
         raise TargetError("the plan has no prediction. Compile the model again.")
     on_demand_ms = found.cold_latency_ms - found.latency_ms
     gb = (plan.coordinator_memory_mb + sum(part.memory_mb for part in plan.slices)) / 1024
-    provisioned, snapstart = profile.provisioned, profile.snapstart
-    factor, architecture = profile.region_factor, profile.architecture
-    saved = profile.gb_s_usd - factor * provisioned.gb_s_usd[architecture]
+    prices = standby_prices(profile)
+    provisioned_usd = profile.provisioned.gb_s_usd[profile.architecture]
+    saved = profile.gb_s_usd - profile.region_factor * provisioned_usd
     # The coordinator is restored, then all slices at once.
     restores = 2 if plan.warm_up else 1 + len(plan.stages)
-    restore_ms = profile.cold.placement_ms + snapstart.restore_ms
+    restore_ms = profile.cold.placement_ms + profile.snapstart.restore_ms
     return (
         Standby(
             name="on-demand", usd_month=0.0, request_usd=0.0, cold_usd=0.0, cold_ms=on_demand_ms
         ),
         Standby(
             name="provisioned",
-            usd_month=gb
-            * environments
-            * MONTH_S
-            * factor
-            * provisioned.idle_gb_s_usd[architecture],
+            usd_month=gb * environments * prices.provisioned_gb_month_usd,
             request_usd=-saved * _gb_s(plan, profile),
             cold_usd=0.0,
             cold_ms=0.0,
         ),
         Standby(
             name="snapstart",
-            usd_month=gb * versions * MONTH_S * factor * snapstart.cache_gb_s_usd,
+            usd_month=gb * versions * prices.snapshot_gb_month_usd,
             request_usd=0.0,
-            cold_usd=gb * factor * snapstart.restore_gb_usd,
+            cold_usd=gb * prices.restore_gb_usd,
             cold_ms=restores * restore_ms,
         ),
     )

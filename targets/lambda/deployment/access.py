@@ -12,7 +12,6 @@ from .work import Change, Work
 
 POLICY = "slicewise"
 NEXT_POLICY = "slicewise-next"  # what a version that serves not yet needs besides
-RETENTION_DAYS = 14
 
 
 def role_arn(function: StackFunction, place: Place) -> str:

@@ -28,9 +28,8 @@ from slicewise.smoke import Smoke
 
 from ..bundle import COORDINATOR
 from ..packaging.packages import Packages
-from ..resources import ALIAS, Stack, StackFunction, environment
+from ..resources import ALIAS, LOG_DAYS, Stack, StackFunction, environment
 from .access import (
-    RETENTION_DAYS,
     drop_next_policy,
     ensure_log_group,
     ensure_role,
@@ -68,7 +67,7 @@ class Order:
     weights: Mapping[str, Path]
     smoke: Smoke | None
     keep: int = KEEP
-    log_days: int = RETENTION_DAYS
+    log_days: int = LOG_DAYS
     xray: bool = False
 
 

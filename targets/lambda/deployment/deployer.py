@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slicewise.errors import BundleError, DeploymentError
+from slicewise.errors import DeploymentError
 from slicewise.plan import Plan
 from slicewise.progress import steps
 from slicewise.smoke import read_smoke
 
-from ..bundle import COORDINATOR, streamed_weights
+from ..bundle import COORDINATOR, read_index, streamed_weights
 from ..packaging.packages import package
 from ..profile import Profile
 from ..resources import ALIAS, stack_of
@@ -206,9 +205,4 @@ def _name(name: str | None, directory: Path | None) -> str:
         return name
     if directory is None:
         raise DeploymentError("name a deployment or a bundle.")
-    try:
-        return str(json.loads((directory / "functions.json").read_text())["stack"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{directory} is no complete bundle ({error!r}). Write it again with Compiled.save()."
-        ) from error
+    return str(read_index(directory)["stack"])

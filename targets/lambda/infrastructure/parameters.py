@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..bundle import STACK_NAME_MAX
-from ..resources import Stack
+from ..resources import LOG_DAYS, Stack
 
 XRAY, SNAPSTART, PROVISIONED = "XRayOn", "SnapStartOn", "ProvisionedOn"
 RESERVED, ALARMS, NOTIFIED, URL = "ReservedOn", "AlarmsOn", "NotifiedOn", "FunctionUrlOn"
@@ -24,7 +24,7 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
         },
         "LogRetentionDays": {
             "Type": "Number",
-            "Default": 30,
+            "Default": LOG_DAYS,
             "AllowedValues": [1, 3, 5, 7, 14, 30, 60, 90, 180, 365, 731],
             "Description": "Days that logs are kept.",
         },

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slicewise.plan import Plan, TensorSpec
+from slicewise.templates import templates
 
 from ..bundle import COORDINATOR
 from ..profile import Profile
 from ..resources import Stack
 from ..runtime.store import BUCKET_VARIABLES
+from ..standby import standby_prices
 from .compute import LAYER, LAYER_KEY, key_id
 from .parameters import parameters
 from .storage import BUCKET, EXPRESS_BUCKET
 from .watch import ALARMS_PER_FUNCTION
 
-if TYPE_CHECKING:
-    import jinja2
-
-MONTH_S = 30 * 24 * 3600
+TEMPLATES = "slicewise.targets.lambda.infrastructure"
 _OUTPUTS = {"s3": BUCKET, "s3express": EXPRESS_BUCKET}
 
 
@@ -44,20 +43,6 @@ class Kept:
     unit: str
 
 
-def templates() -> jinja2.Environment:
-    """The text templates of this folder."""
-    import jinja2
-
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("slicewise.targets.lambda.infrastructure"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-
-
 def readme_text(plan: Plan, stack: Stack, profile: Profile, why_no_templates: str = "") -> str:
     """README.md; `why_no_templates` says why the bundle has no templates, empty when it has."""
     from slicewise.report import plan_text
@@ -67,7 +52,7 @@ def readme_text(plan: Plan, stack: Stack, profile: Profile, why_no_templates: st
     prices, arch = profile.prices, profile.architecture
     busy = profile.provisioned.gb_s_usd[arch] / profile.prices.gb_s_usd[arch]["default"]
     return (
-        templates()
+        templates(TEMPLATES)
         .get_template("README.md.jinja")
         .render(
             plan=plan,
@@ -127,22 +112,22 @@ def costs(plan: Plan, stack: Stack, profile: Profile) -> Sequence[Cost]:
 
 def kept(stack: Stack, profile: Profile) -> Sequence[Kept]:
     """What options cost that keep functions ready."""
-    arch = profile.architecture
     gb = sum(function.memory_mb for function in stack.functions) / 1024
+    prices = standby_prices(profile)
     return (
         Kept(
             what="`ProvisionedConcurrency=1`: one environment of each function",
-            usd=gb * profile.region_factor * profile.provisioned.idle_gb_s_usd[arch] * MONTH_S,
+            usd=gb * prices.provisioned_gb_month_usd,
             unit="a month",
         ),
         Kept(
             what="`SnapStart=on`: a snapshot of each version",
-            usd=gb * profile.region_factor * profile.snapstart.cache_gb_s_usd * MONTH_S,
+            usd=gb * prices.snapshot_gb_month_usd,
             unit="a month",
         ),
         Kept(
             what="and of a request that finds no function started",
-            usd=gb * profile.region_factor * profile.snapstart.restore_gb_usd * 1e6,
+            usd=gb * prices.restore_gb_usd * 1e6,
             unit="a million such requests",
         ),
     )

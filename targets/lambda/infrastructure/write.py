@@ -6,11 +6,12 @@ from pathlib import Path
 
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
+from slicewise.templates import templates
 
 from ..profile import Profile
 from ..resources import Stack, stack_of
 from .compute import LAYER, LAYER_FOLDER, digests
-from .readme import readme_text, templates
+from .readme import TEMPLATES, readme_text
 from .template import FILES, template_text
 
 # What pip is told that the function's machine can load: Amazon Linux 2023 has glibc 2.34.
@@ -29,7 +30,7 @@ def write_infrastructure(
     stack = stack or stack_of(directory, plan, architecture=profile.architecture)
     layer = directory / LAYER_FOLDER
     layer.mkdir(exist_ok=True)
-    makefile = templates().get_template("Makefile.jinja")
+    makefile = templates(TEMPLATES).get_template("Makefile.jinja")
     (layer / "Makefile").write_text(
         makefile.render(stack=stack, layer=LAYER, platforms=platforms(stack.architecture))
     )

@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from slicewise.templates import templates
+
 from ..resources import PYTHONS
 from .wheels import REQUIREMENTS
 
@@ -25,20 +27,12 @@ _FILES = {
 
 def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequence[str]) -> None:
     """Write them into a bundle whose functions are `parts`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    environment.filters["repr"] = repr
+    texts = templates("slicewise.targets.lambda.packaging")
     values = {"model": model, "stack": stack, "parts": tuple(parts), "pythons": PYTHONS}
     for name, template in _FILES.items():
         path = directory / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(environment.get_template(template).render(values))
+        path.write_text(texts.get_template(template).render(values))
     (directory / "layer").mkdir()
     for source in (REQUIREMENTS, _STRIP):
         shutil.copyfile(source, directory / "layer" / source.name)

@@ -8,23 +8,10 @@ from pathlib import Path
 
 import pytest
 from cloud import Cloud
+from console import call
 from deployable import write_bundle
 
 import slicewise
-from slicewise import cli
-
-
-def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    """Exit code, output and error output of the console script."""
-    code = 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["slicewise", *args])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture

@@ -59,12 +59,12 @@ def test_its_costs_add_up_to_the_plans(five: Any) -> None:
 
 
 def test_what_is_kept_ready_costs_by_the_price_list(one: Any) -> None:
-    """1,769 MB and 512 MB for a month of 30 days, by hand."""
+    """1,769 MB and 512 MB for a month of 730 hours, by hand."""
     provisioned, cache, restore = readme.kept(one.stack, profiles.default_profile())
     gb = (1769 + 512) / 1024
 
-    assert provisioned.usd == pytest.approx(gb * 4.1667e-6 * 2_592_000)
-    assert cache.usd == pytest.approx(gb * 1.5046e-6 * 2_592_000)
+    assert provisioned.usd == pytest.approx(gb * 4.1667e-6 * 2_628_000)
+    assert cache.usd == pytest.approx(gb * 1.5046e-6 * 2_628_000)
     assert restore.usd == pytest.approx(gb * 1.397998e-4 * 1e6)
     assert f"${provisioned.usd:,.2f} a month" in text_of(one)
     assert "6 alarms (`Alarms=off`: none) | $0.60 a month" in text_of(one)

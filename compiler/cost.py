@@ -1,9 +1,16 @@
 """The cost model: how long the steps of a request take and what they cost, as a target describes them.
 
 A request passes a *caller* (the function that drives the slices) and its slices. Every step is a
-`Step`: waiting, which no memory size changes, and CPU, which a function's share of a vCPU divides. All
-of it adds up, but waiting for objects of one transport: a function fetches (or stores) them together,
-so that it waits for the first byte once.
+`Step`: waiting, which no memory size changes, and CPU, of which a function has a share. All waiting
+adds up, but for objects of one transport: a function fetches (or stores) them together, so that it
+waits for the first byte once.
+
+A share of a vCPU is a quota per period of the scheduler (CFS bandwidth control; on Lambda 20 ms). A
+function that has waited has a whole quota left, and computes at full speed until it is used up:
+
+    elapsed = cpu + max(0, cpu - share * period) * (1 / share - 1)
+
+All CPU of a slice's call is one such burst, and so is all that the caller does for it between two calls.
 
 The caller is paid for as long as the request takes, a slice from the moment its event is there.
 """
@@ -13,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
@@ -104,11 +112,8 @@ class Imports:
 class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice. A first call finds no environment: `starts` (of the ways to
-    pack, the usual one first), `imports`, and `load_ns` per byte of weights.
-
-    The CPU of `call` and `handle` no share delays: a share is a quota per period of the scheduler (on
-    Lambda 20 ms), and after a wait there is a whole one, which lasts for a few milliseconds at any
-    memory. Only what comes on top of that, CPU per byte and computing, is divided by the share.
+    pack, the usual one first), `imports`, and `load_ns` per byte of weights. Shares of a vCPU are quotas
+    per `period_ms`.
     """
 
     mb_per_vcpu: int
@@ -123,6 +128,7 @@ class CostModel:
     gb_s_usd: float
     request_usd: float
     transports: tuple[Transport, ...]
+    period_ms: float = 0.0
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""
@@ -136,6 +142,11 @@ class CostModel:
         if threads <= 1:
             return self.share(memory_mb)
         return 1.0 / (1.0 - parallel + parallel / threads)
+
+    def elapsed(self, cpu_ms: float, memory_mb: int) -> float:
+        """What a burst of one thread's CPU takes in a function of this size, ms."""
+        share = self.share(memory_mb)
+        return cpu_ms + max(0.0, cpu_ms - share * self.period_ms) * (1.0 / share - 1.0)
 
     def gb_ms_usd(self, memory_mb: int) -> float:
         """US dollars per millisecond of a function of this size."""
@@ -195,15 +206,14 @@ def slice_time(
     parallel: float = 0.0,
 ) -> SliceTime:
     """One call of a slice that computes `compute_ms` at one vCPU, of which `parallel` scales."""
-    share = model.share(memory_mb)
-    caller_share = model.share(model.caller_memory_mb)
-    receive_ms, receive_var = _moving(model, received, "receive", share)
-    send_ms, send_var = _moving(model, sent, "send", share)
-    out_ms, out_var = _moving(model, received, "pass_on", caller_share)
-    in_ms, in_var = _moving(model, sent, "collect", caller_share)
-    handle_ms = model.handle.wait_ms + model.handle.cpu_ms
-    compute = compute_ms / model.speed(memory_mb, parallel)
-    billed = receive_ms + compute + send_ms + handle_ms
+    receive, send = _moving(model, received, "receive"), _moving(model, sent, "send")
+    out, back = _moving(model, received, "pass_on"), _moving(model, sent, "collect")
+    threaded = max(1.0, model.speed(memory_mb, parallel))
+    steps = (model.handle.cpu_ms, receive.cpu_ms, compute_ms / threaded, send.cpu_ms)
+    ends = [model.elapsed(cpu_ms, memory_mb) for cpu_ms in accumulate(steps, initial=0.0)]
+    handle, receiving, compute, sending = (after - before for before, after in pairwise(ends))
+    caller_cpu_ms = model.call.cpu_ms + out.cpu_ms + back.cpu_ms
+    billed = model.handle.wait_ms + receive.wait_ms + send.wait_ms + ends[-1]
     usd = model.request_usd + billed * model.gb_ms_usd(memory_mb)
     for moved in received:
         transport = model.transport(moved.transport)
@@ -212,12 +222,16 @@ def slice_time(
         transport = model.transport(moved.transport)
         usd += transport.send_usd + transport.send_byte_usd * moved.bytes
     return SliceTime(
-        caller_ms=model.call.wait_ms + model.call.cpu_ms + out_ms + in_ms,
-        receive_ms=receive_ms,
+        caller_ms=model.call.wait_ms
+        + out.wait_ms
+        + back.wait_ms
+        + model.elapsed(caller_cpu_ms, model.caller_memory_mb),
+        receive_ms=receive.wait_ms + receiving,
         compute_ms=compute,
-        send_ms=send_ms,
-        handle_ms=handle_ms,
-        variance=model.call.variance + receive_var + send_var + out_var + in_var,
+        send_ms=send.wait_ms + sending,
+        handle_ms=model.handle.wait_ms + handle,
+        variance=model.call.variance
+        + sum(moving.variance for moving in (receive, send, out, back)),
         usd=usd,
     )
 
@@ -228,10 +242,14 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
     Whoever calls it does so as it calls a slice, but from outside and at a full vCPU: that is
     `caller_ms`, which nobody is paid for.
     """
-    share = model.share(model.caller_memory_mb)
-    receive_ms, receive_var = _moving(model, received, "receive", share)
-    send_ms, send_var = _moving(model, sent, "send", share)
-    handle_ms = model.handle.wait_ms + model.handle.cpu_ms
+    receive, send = _moving(model, received, "receive"), _moving(model, sent, "send")
+    memory_mb = model.caller_memory_mb
+    # Two bursts, for the slices are between them.
+    handle_ms = model.elapsed(model.handle.cpu_ms, memory_mb)
+    receive_ms = model.elapsed(model.handle.cpu_ms + receive.cpu_ms, memory_mb) - handle_ms
+    receive_ms += receive.wait_ms
+    send_ms = send.wait_ms + model.elapsed(send.cpu_ms, memory_mb)
+    handle_ms += model.handle.wait_ms
     steps = [(model.transport(moved.transport).pass_on, moved.bytes) for moved in received]
     steps += [(model.transport(moved.transport).collect, moved.bytes) for moved in sent]
     outside_ms = sum(step.transfer(size) + step.cpu(size) for step, size in steps)
@@ -242,7 +260,7 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
         compute_ms=0.0,
         send_ms=send_ms,
         handle_ms=handle_ms,
-        variance=model.call.variance + receive_var + send_var,
+        variance=model.call.variance + receive.variance + send.variance,
         usd=model.request_usd + billed * model.gb_ms_usd(model.caller_memory_mb),
     )
 
@@ -277,21 +295,24 @@ def warm_up_ms(model: CostModel, slowest_ms: float, *, uses_store: bool) -> floa
     return max(caller_cold_ms(model, uses_store=uses_store), called + slowest_ms)
 
 
-def _moving(
-    model: CostModel, tensors: Sequence[Moved], name: str, share: float
-) -> tuple[float, float]:
-    """Expected ms and variance of moving tensors together: first bytes are waited for once."""
-    total = variance = 0.0
-    first: dict[str, Step] = {}
-    for moved in tensors:
-        step = model.transport(moved.transport).step(name)
-        total += step.transfer(moved.bytes) + step.cpu(moved.bytes) / share
-        first[moved.transport] = step
-    if first:
-        longest = max(first.values(), key=lambda step: step.wait_ms)
-        total += longest.wait_ms
-        variance = longest.variance
-    return total, variance
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Moving:
+    """Moving tensors together: expected waiting and its variance, and CPU at one vCPU, ms."""
+
+    wait_ms: float
+    variance: float
+    cpu_ms: float
+
+
+def _moving(model: CostModel, tensors: Sequence[Moved], name: str) -> _Moving:
+    """The step `name` of these tensors: first bytes are waited for once."""
+    steps = [(model.transport(moved.transport).step(name), moved.bytes) for moved in tensors]
+    longest = max((step for step, _ in steps), key=lambda step: step.wait_ms, default=Step())
+    return _Moving(
+        wait_ms=longest.wait_ms + sum(step.transfer(size) for step, size in steps),
+        variance=longest.variance,
+        cpu_ms=sum(step.cpu(size) for step, size in steps),
+    )
 
 
 def percentile(mean: float, variance: float, deviations: float) -> float:

@@ -37,14 +37,15 @@ def line(
     reader_mbs: Sequence[int],
     usd_weight: float = 0.0,
 ) -> tuple[float, float, int | None]:
-    """What a tensor costs by this transport: (at 0 bytes, per byte, most bytes), as `slice_time` counts.
+    """What a tensor costs by this transport: (at 0 bytes, per byte, most bytes), as `slice_time` counts
+    for slices that compute longer than their first quota lasts, and a caller that does not.
 
     It goes from a slice of `sender_mb` (None: from outside, at a full vCPU and free of charge) through
     the caller into one slice per entry of `reader_mbs`.
     """
     # (step, share of a vCPU, US dollars per ms): the caller is paid for while slices work, too.
     waits = model.gb_ms_usd(model.caller_memory_mb)
-    caller = (model.share(model.caller_memory_mb), waits)
+    caller = (1.0, waits)
     outside = (1.0, 0.0)
     sender = outside if sender_mb is None else _worker(model, sender_mb, waits)
     steps = [(transport.send, *sender), (transport.collect, *caller)]

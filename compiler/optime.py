@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from slicewise.codegen.convert import Converted
 
 TIMEOUT_SECONDS = 300.0
-FORMAT = 1  # of the cache's files
+FORMAT = 2  # of the cache's files
 # Kernels are timed by the clock, runs in CPU time: more than this, and other processes had their part.
 BUSY = 1.05
 UNSTEADY = " while the machine was busy"

@@ -199,9 +199,12 @@ class Optimiser:
         )
 
     def _floor(self, prices: Prices, callers: Sequence[int]) -> float:
-        """What every plan pays: each op computed once, and the fewest slices called."""
+        """What every plan pays: each op computed once at its share, less what of it the first quota of a
+        slice spares (see `slicewise.cost`), and a call for each slice.
+        """
         model = self.model
         slices = fewest_slices(self.problem.graph)
+        most_slices = self.limits.max_slices or self.problem.graph.size
         most = self.limits.memory_mb or model.memory_mb_max
         least = float("inf")
         for caller_mb in callers:
@@ -214,12 +217,17 @@ class Optimiser:
                 (per_ms + prices.usd * model.gb_ms_usd(mb)) / model.speed(mb, self.parallel)
                 for mb in sizes
             )
+            spared = max(
+                (per_ms + prices.usd * model.gb_ms_usd(mb)) * (1.0 - model.share(mb))
+                for mb in range(model.memory_mb_min, model.mb_per_vcpu + 1)
+            )
             call = model.call.wait_ms + model.call.cpu_ms
+            each = per_ms * call + prices.usd * model.request_usd - spared * model.period_ms
             least = min(
                 least,
                 self._entry(prices, caller_mb)
                 + computing * sum(self.problem.times)
-                + slices * (per_ms * call + prices.usd * model.request_usd),
+                + each * (slices if each > 0 else most_slices),
             )
         return least
 

@@ -381,13 +381,12 @@ class _Builder:
         chunk = {
             "source": np.full(len(target), source),
             "target": target,
-            "wait": wait + longest_in + longest_out + model.handle.wait_ms + model.handle.cpu_ms,
-            "cpu": received(self.receive_cpu) + sent("send_cpu"),
+            "wait": wait + longest_in + longest_out + model.handle.wait_ms,
+            "cpu": received(self.receive_cpu) + sent("send_cpu") + model.handle.cpu_ms,
             "caller_wait": received(self.pass_wait) + sent("collect_wait")
             + longest_in * is_last  # the caller deletes what the last slice has read
-            + model.call.wait_ms
-            + model.call.cpu_ms,
-            "caller_cpu": received(self.pass_cpu) + sent("collect_cpu"),
+            + model.call.wait_ms,
+            "caller_cpu": received(self.pass_cpu) + sent("collect_cpu") + model.call.cpu_ms,
             "usd": received(self.receive_usd) + sent("send_usd") + model.request_usd,
             "kept": kept,
         }  # fmt: skip

@@ -4,7 +4,8 @@ A node is a set of ops that one slice runs together. Contraction: a node with on
 weights but that one's, and outputs no larger than what it alone is sent, stays with its predecessor.
 Any plan that separates them turns into one that does not: the predecessor's slice sends the outputs
 instead, its readers receive less or the same, and no weight moves. At equal speed of both slices this
-costs no time; where their memory sizes differ, the node's own compute (of ops without weights) may.
+costs no time; where their memory sizes differ, or one has some of its first quota left (see
+`slicewise.cost`), the node's own compute (of ops without weights) may.
 """
 
 from __future__ import annotations

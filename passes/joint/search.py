@@ -1,12 +1,14 @@
 """The cheapest way through the pairs: dynamic programming over states, memory sizes chosen per slice.
 
-A slice of memory m waits w ms and computes x ms at one vCPU; up to one vCPU (M MB) it takes w + x M / m
-and costs q m per ms, and the caller costs c per ms all the while. For a price of time a and of money b
+A slice of memory m waits w ms and computes x ms at one vCPU. Up to one vCPU (M MB), and if x is more
+than its quota m P / M of one period P, it takes w + x M / m - P (1 - m / M) (see `slicewise.cost`) and
+costs q m per ms, and the caller costs c per ms all the while. For a price of time a and of money b
 
-    (a + b c) (w + x M / m) + b q (w m + x M)
+    (a + b c + b q m) (w - P + x M / m + m P / M)
 
-is least at m = sqrt((a + b c) x M / (b q w)): closed form, no grid. Above one vCPU only whole ones are
-worth looking at, for a thread gains nothing from a part.
+is least where its derivative is zero, a cubic in 1 / m with one positive root; more memory than makes x
+the quota gains nothing. So there is no grid. Above one vCPU only whole ones are worth looking at, for a
+thread gains nothing from a part.
 
 Memory that a slice needs is bounded below for all pairs at once; what it really takes (liveness) is
 measured only for the slices that the search would take, until it takes none that was not measured.
@@ -25,6 +27,7 @@ from slicewise.cost import CostModel
 from slicewise.limits import MB
 from slicewise.passes.joint.pairs import Pairs
 
+NEWTON = 6  # steps, from at most twice the root
 Array = NDArray[Any]
 Needs = Callable[
     [int, int], float
@@ -116,21 +119,18 @@ class Search:
         caller_usd = model.gb_ms_usd(caller_mb)
         slice_usd = model.gb_ms_usd(1)  # per MB and ms
         per_ms = prices.ms + prices.usd * caller_usd
-        caller_ms = pairs.caller_wait[part] + pairs.caller_cpu[part] / model.share(caller_mb)
+        caller_ms = pairs.caller_wait[part] + self._elapsed(pairs.caller_cpu[part], caller_mb)
         fixed = per_ms * caller_ms + prices.usd * pairs.usd[part]
         wait = pairs.wait[part]
 
-        def value_at(memory: Array, speed: float | None = None) -> Array:
-            share = np.minimum(memory / whole, 1.0)
-            computing = pairs.compute[part] / (share if speed is None else speed)
-            billed = wait + pairs.cpu[part] / share + computing
+        def value_at(memory: Array, threaded: float = 1.0) -> Array:
+            work = pairs.cpu[part] + pairs.compute[part] / threaded
+            billed = wait + self._elapsed(work, memory)
             found: Array = fixed + billed * (per_ms + prices.usd * slice_usd * memory)
             return found
 
-        with np.errstate(divide="ignore", invalid="ignore"):
-            work = (pairs.cpu[part] + pairs.compute[part]) * whole
-            ideal = np.sqrt(per_ms * work / (prices.usd * slice_usd * wait))
-        ideal = np.where(np.isnan(ideal), 0.0, np.minimum(ideal, whole))
+        work = pairs.cpu[part] + pairs.compute[part]
+        ideal = self._ideal(wait, work, per_ms, prices.usd * slice_usd)
         most = min(self.cap_mb, whole)
         best = np.full(len(need), np.inf)
         memory = np.maximum(need, 1.0)
@@ -149,6 +149,32 @@ class Search:
         best[need > self.cap_mb] = np.inf
         return best, memory
 
+    def _elapsed(self, cpu: Array, memory: Array | int) -> Array:
+        """`CostModel.elapsed` of many bursts."""
+        share = np.minimum(memory / self.model.mb_per_vcpu, 1.0)
+        quota = share * self.model.period_ms
+        found: Array = cpu + np.maximum(0.0, cpu - quota) * (1.0 / share - 1.0)
+        return found
+
+    def _ideal(self, wait: Array, work: Array, per_ms: float, per_mb_ms: float) -> Array:
+        """The best memory of slices up to one vCPU, MB, whatever they need."""
+        whole, period = self.model.mb_per_vcpu, self.model.period_ms
+        # x = 1 / m solves x**3 + p x + q = 0; q <= 0, so the positive root is the last one.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = -(per_mb_ms * (wait - period) / work + per_ms * period / whole / work) / (
+                per_ms * whole
+            )
+            q = -2 * per_mb_ms * period / (per_ms * whole**2 * work)
+            x = np.sqrt(np.maximum(-p, 0.0)) + np.cbrt(-q)
+            x = np.where(p > 0, np.minimum(x, -q / p), x)
+            for _ in range(NEWTON):  # from above, where the cubic is convex: never past the root
+                x = x - (x**3 + p * x + q) / (3 * x**2 + p)
+            enough = work * whole / period if period else np.inf
+            found: Array = np.fmin(
+                np.fmin(1 / x, enough), whole
+            )  # x is not known where all is equal
+        return np.where(work > 0, found, 0.0)
+
     def resized(self, path: Path, prices: Prices, caller_mb: int) -> Path:
         """The same pairs with their best memory for other prices."""
         value, memory = self.price(np.array(path.pairs), prices, caller_mb)
@@ -159,10 +185,10 @@ class Search:
         pairs, model = self.pairs, self.model
         ms = usd = 0.0
         for pair, memory in zip(path.pairs, path.memory_mb, strict=True):
-            share = model.share(memory)
-            billed = pairs.wait[pair] + pairs.cpu[pair] / share
-            billed += pairs.compute[pair] / model.speed(memory, self.parallel)
-            caller = pairs.caller_wait[pair] + pairs.caller_cpu[pair] / model.share(caller_mb)
+            threaded = max(1.0, model.speed(memory, self.parallel))
+            work = pairs.cpu[pair] + pairs.compute[pair] / threaded
+            billed = pairs.wait[pair] + model.elapsed(work, memory)
+            caller = pairs.caller_wait[pair] + model.elapsed(pairs.caller_cpu[pair], caller_mb)
             ms += billed + caller
             usd += pairs.usd[pair] + billed * model.gb_ms_usd(memory)
         return float(ms), float(usd + ms * model.gb_ms_usd(caller_mb))

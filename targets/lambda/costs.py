@@ -29,6 +29,7 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
     )
     return CostModel(
         mb_per_vcpu=profile.cpu.mb_per_vcpu,
+        period_ms=profile.cpu.period_ms,
         memory_mb_min=profile.limits.memory_mb_min,
         memory_mb_max=profile.limits.memory_mb_max,
         caller_memory_mb=profile.coordinator.memory_mb,

@@ -69,9 +69,10 @@ class LimitsPart(_Part):
 
 
 class CpuPart(_Part):
-    """CPU share = memory / mb_per_vcpu."""
+    """CPU share = memory / mb_per_vcpu, as a quota of every period of the scheduler."""
 
     mb_per_vcpu: PositiveInt
+    period_ms: PositiveFloat
 
 
 class NetworkPart(_Part):

@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slicewise import targets
@@ -50,18 +50,33 @@ def test_a_slice_without_tensors_takes_its_call_and_its_compute() -> None:
     assert math.isclose(found.usd, 0.25 + 0.101 * 1769 / 1024)
 
 
-def test_half_a_vcpu_takes_twice_as_long_but_waits_no_longer() -> None:
-    model = replace(MODEL, mb_per_vcpu=2000, caller_memory_mb=2000)
-    found = slice_time(model, 1000, 100.0, [Moved(transport="far", bytes=0)], [])
+def test_half_a_vcpu_takes_twice_as_long_but_for_its_first_quota_and_waits_no_longer() -> None:
+    model = replace(MODEL, mb_per_vcpu=2000, caller_memory_mb=2000, period_ms=20)
+    found = slice_time(model, 1000, 99.0, [Moved(transport="far", bytes=0)], [])
 
-    assert found.compute_ms == 200
+    assert found.handle_ms == 1  # within the first 10 ms, which are at full speed
+    assert found.compute_ms == 9 + 2 * 90
     assert found.receive_ms == 20
-    assert found.handle_ms == 1  # a short burst, which no share delays
+
+
+@settings(max_examples=60)
+@given(share=st.floats(0.05, 1.0), steps=st.lists(st.floats(0.0, 80.0), min_size=3, max_size=3))
+def test_a_burst_takes_what_the_scheduler_gives_it(share: float, steps: list[float]) -> None:
+    """Simulated: a whole quota at first, and a new one with every period, which begins with the burst."""
+    model = replace(MODEL, mb_per_vcpu=1000, memory_mb_min=1, period_ms=20)
+    memory_mb = max(1, round(1000 * share))
+    quota = 20 * memory_mb / 1000
+    for cpu_ms in steps:
+        periods = max(0, math.ceil(cpu_ms / quota) - 1)
+        simulated = periods * 20 + cpu_ms - periods * quota
+        # It begins anywhere in a period; at its worst the formula is off by what is left of one.
+        assert abs(model.elapsed(cpu_ms, memory_mb) - simulated) <= 20 - quota + 1e-6
+        assert model.elapsed(cpu_ms, memory_mb) >= cpu_ms
 
 
 def test_no_share_delays_the_short_bursts_of_a_call() -> None:
     """Measured: a coordinator of 512 MB that spends 2 ms on each of its calls is never throttled."""
-    model = replace(MODEL, call=Step(wait_ms=10, cpu_ms=2))
+    model = replace(MODEL, call=Step(wait_ms=10, cpu_ms=2), period_ms=20)
     small = replace(model, caller_memory_mb=177)
 
     assert slice_time(model, 1769, 0.0, [], []).caller_ms == 12
@@ -211,13 +226,14 @@ def test_a_choice_is_the_cheapest_way_at_its_size(
 def test_a_line_counts_as_the_time_of_a_call_does() -> None:
     """One tensor from a slice into one other: what `slice_time` says of both, less what they do else."""
     model = LAMBDA.cost_model(LAMBDA.resolve_limits(None))
+    model = replace(model, caller_memory_mb=model.mb_per_vcpu)
     size, sender_mb, reader_mb, weight = 1_000_000, 512, 1024, 1e5
     for transport in model.transports:
         moved = [Moved(transport=transport.name, bytes=size)]
         value = 0.0
         for memory_mb, received, sent in ((sender_mb, [], moved), (reader_mb, moved, [])):
-            with_it = slice_time(model, memory_mb, 0.0, received, sent)
-            without = slice_time(model, memory_mb, 0.0, [], [])
+            with_it = slice_time(model, memory_mb, 100.0, received, sent)
+            without = slice_time(model, memory_mb, 100.0, [], [])
             ms = with_it.total_ms - without.total_ms
             caller_usd = ms * model.gb_ms_usd(model.caller_memory_mb)
             value += ms + weight * (with_it.usd - without.usd + caller_usd)

@@ -52,7 +52,7 @@ def calibrate(
     with _site(where, profile, **options) as site:
         progress(f"{site.name}, emulated network {site.network}")
         rows = paired(measure(site, profile, seconds=seconds, progress=progress))
-    found = fit(rows)
+    found = fit(rows, profile.cpu.period_ms)
     numbers = entries(found, profile, site.architecture)
     measured = _measured(site)
     output.write_text(

@@ -8,17 +8,16 @@ it is, with Huber's weights (1964) against those that fit nowhere.
 How sure a median is: its standard error from the spread of its measurements, or of those of the
 smallest size where they were more, and 3 % of it because no platform is so linear.
 
-Only functions of a full vCPU count. A smaller share comes in periods of 20 ms, and a burst that ends
-within its part of the first one is not slowed down at all: what the model says of small shares is too
-much for short work, by up to one period a burst. An error that always has the same sign would bend the
-fit, so those rows only check it, and the report says how far it is off there.
+Only functions of a full vCPU count. A smaller share is a quota per period, and what a burst takes there
+is no sum of multiples (`slicewise.cost` has the formula). Those rows only check the fit, and the report
+says how far it is off there.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +59,8 @@ class Fit:
     predicted: tuple[float, ...]
 
 
-def fit(rows: Sequence[Row]) -> Fit:
-    """The numbers that `rows` depend on."""
+def fit(rows: Sequence[Row], period_ms: float) -> Fit:
+    """The numbers that `rows` depend on; a share of a vCPU is a quota per `period_ms`."""
     names = sorted({name for row in rows for name, _ in row.terms})
     matrix = np.array([[dict(row.terms).get(name, 0.0) for name in names] for row in rows])
     predict = matrix
@@ -86,12 +85,22 @@ def fit(rows: Sequence[Row]) -> Fit:
         weights = np.minimum(1.0, HUBER * spread / np.maximum(off, 1e-12))
     weighted = matrix * (np.sqrt(weights) * sure / spread)[:, None]
     errors = _errors(weighted, values > 0) / np.linalg.norm(weighted, axis=0)
-    predicted = predict @ values
+    known = dict(zip(names, values.tolist(), strict=True))
+    predicted = predict @ values + [_throttled(row, known, period_ms) for row in rows]
     numbers = {
         name: _number(name, rows, predicted, float(values[i]), float(errors[i]), predict[:, i])
         for i, name in enumerate(names)
     }
     return Fit(numbers=numbers, rows=tuple(rows), predicted=tuple(predicted.tolist()))
+
+
+def _throttled(row: Row, numbers: Mapping[str, float], period_ms: float) -> float:
+    """What small shares add to a row, ms."""
+    added = 0.0
+    for share, cpu, bursts in row.slow:
+        work = sum(times * numbers[name] for name, times in row.terms if name in cpu)
+        added += max(0.0, work - bursts * share * period_ms) * (1 / share - 1)
+    return added
 
 
 def nnls(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -108,6 +108,12 @@ def _calls(site: Site, profile: Profile, rows: Rows, order: random.Random) -> It
         )
 
 
+_CALLER_CPU = (
+    "call.caller_cpu_ms", "payload.caller_send_cpu_ns", "payload.caller_receive_cpu_ns",
+)  # fmt: skip
+_SLICE_CPU = ("call.cpu_ms", "payload.receive_cpu_ns", "payload.send_cpu_ns")
+
+
 def _add_call(
     rows: Rows,
     profile: Profile,
@@ -124,15 +130,15 @@ def _add_call(
     rows.add(
         what, "wall", size, mb, wall, {
         "call.wait_ms": 1.0,
-        "call.caller_cpu_ms": 1 / own,
-        "call.cpu_ms": 1 / theirs,
+        "call.caller_cpu_ms": 1.0,
+        "call.cpu_ms": 1.0,
         "network.byte_ns": BASE64 * (there + back),
-        "payload.caller_send_cpu_ns": there / own,
-        "payload.caller_receive_cpu_ns": back / own,
-        "payload.receive_cpu_ns": there / theirs,
-        "payload.send_cpu_ns": back / theirs,
+        "payload.caller_send_cpu_ns": there,
+        "payload.caller_receive_cpu_ns": back,
+        "payload.receive_cpu_ns": there,
+        "payload.send_cpu_ns": back,
         },
-        own == theirs == 1.0,
+        ((own, _CALLER_CPU, 1), (theirs, _SLICE_CPU, 1)),
     )  # fmt: skip
     rows.add(
         f"{what}: caller", "cpu", size, caller_mb, caller_cpu, {
@@ -140,7 +146,7 @@ def _add_call(
         "payload.caller_send_cpu_ns": there,
         "payload.caller_receive_cpu_ns": back,
         },
-        own == 1.0,
+        ((own, (), 1),),
     )  # fmt: skip
 
 
@@ -155,7 +161,7 @@ def _add_work(
         "payload.receive_cpu_ns": there,
         "payload.send_cpu_ns": back,
         },
-        _share(profile, memory_mb) == 1.0,
+        ((_share(profile, memory_mb), (), 1),),
     )  # fmt: skip
 
 
@@ -194,11 +200,12 @@ def _add_object(
 ) -> None:
     share, mega = _share(profile, memory_mb), size * 1e-6
     cpu_ms, cpu_ns = f"{way}.{verb}_cpu_ms", f"{way}.{verb}_cpu_ns"
-    terms = {cpu_ms: 1 / share, cpu_ns: mega / share}
-    terms |= {f"{way}.{verb}_ms": 1.0, "network.byte_ns": mega}
+    work = {cpu_ms: 1.0, cpu_ns: mega}
+    terms = work | {f"{way}.{verb}_ms": 1.0, "network.byte_ns": mega}
     what = f"{way} {verb}"
-    rows.add(what, "wall", size, memory_mb, wall, terms, share == 1.0)
-    rows.add(what, "cpu", size, memory_mb, cpu, {cpu_ms: 1.0, cpu_ns: mega}, share == 1.0)
+    both = tuple(f"{way}.{each}_cpu_{unit}" for each in ("put", "get") for unit in ("ms", "ns"))
+    rows.add(what, "wall", size, memory_mb, wall, terms, ((share, both, 1),))
+    rows.add(what, "cpu", size, memory_mb, cpu, work, ((share, (), 1),))
 
 
 def _share(profile: Profile, memory_mb: int) -> float:

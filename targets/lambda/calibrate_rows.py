@@ -14,13 +14,15 @@ from slicewise.errors import TargetError
 
 from .calibrate_site import Site
 
+Slow = tuple[tuple[float, tuple[str, ...], int], ...]
 _INIT = re.compile(r"Init Duration: ([\d.]+) ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Times of one kind, ms. Expected is the sum of number * value over `terms`, whose names are the
-    profile's. `clock` is "wall" or "cpu"; `is_full` says that all functions had a full vCPU.
+    profile's, with CPU at a full vCPU. `clock` is "wall" or "cpu"; `slow` are the functions that have
+    less than that: the share of each, which terms are its CPU, and in how many bursts.
     """
 
     what: str
@@ -28,8 +30,13 @@ class Row:
     bytes: int
     memory_mb: int
     terms: tuple[tuple[str, float], ...]
-    is_full: bool
     ms: tuple[float, ...]
+    slow: Slow = ()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all functions had a full vCPU."""
+        return not self.slow
 
     @property
     def median(self) -> float:
@@ -51,18 +58,18 @@ class Rows:
         memory_mb: int,
         ms: float,
         terms: Mapping[str, float],
-        is_full: bool = True,
+        slow: Slow = (),
     ) -> None:
-        """One more time, to the row of its like."""
-        named = tuple(terms.items())
-        self._found.setdefault((what, clock, size, memory_mb, named, is_full), []).append(ms)
+        """One more time, to the row of its like. Functions of a full vCPU are dropped from `slow`."""
+        named, slower = tuple(terms.items()), tuple(each for each in slow if each[0] < 1.0)
+        self._found.setdefault((what, clock, size, memory_mb, named, slower), []).append(ms)
 
     def rows(self) -> tuple[Row, ...]:
         """All, in the order in which they began."""
         return tuple(
-            Row(what=what, clock=clock, bytes=size, memory_mb=mb, terms=terms, is_full=is_full,
+            Row(what=what, clock=clock, bytes=size, memory_mb=mb, terms=terms, slow=slow,
                 ms=tuple(ms))
-            for (what, clock, size, mb, terms, is_full), ms in self._found.items()
+            for (what, clock, size, mb, terms, slow), ms in self._found.items()
         )  # fmt: skip
 
 
@@ -84,7 +91,7 @@ def paired(rows: Sequence[Row]) -> tuple[Row, ...]:
     found = list(rows)
     for transport, pair in PAIRS.items():
         there, back = (
-            {(row.bytes, row.memory_mb, _shares(row)): row for row in rows
+            {(row.bytes, row.memory_mb, row.slow): row for row in rows
              if row.what == what and row.clock == "wall"}
             for what in pair
         )  # fmt: skip
@@ -97,11 +104,6 @@ def paired(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(found)
 
 
-def _shares(row: Row) -> tuple[float, ...]:
-    """What tells rows of one memory size apart: which end of the call has it."""
-    return tuple(number for name, number in row.terms if name.endswith("_ms"))
-
-
 def _sum(transport: str, one: Row, two: Row) -> Row:
     terms = dict(one.terms)
     for name, number in two.terms:
@@ -110,6 +112,7 @@ def _sum(transport: str, one: Row, two: Row) -> Row:
         one,
         what=transport + BOTH,
         terms=tuple(terms.items()),
+        slow=tuple((share, names, 2 * bursts) for share, names, bursts in one.slow),
         ms=tuple(first + second for first, second in zip(one.ms, two.ms, strict=False)),
     )
 

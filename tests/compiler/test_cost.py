@@ -62,7 +62,7 @@ def test_half_a_vcpu_takes_twice_as_long_but_for_its_first_quota_and_waits_no_lo
 @settings(max_examples=60)
 @given(share=st.floats(0.05, 1.0), steps=st.lists(st.floats(0.0, 80.0), min_size=3, max_size=3))
 def test_a_burst_takes_what_the_scheduler_gives_it(share: float, steps: list[float]) -> None:
-    """Simulated: a whole quota at first, and a new one with every period, which begins with the burst."""
+    """Simulated: a whole quota at first, and one with every period, which begins with the burst."""
     model = replace(MODEL, mb_per_vcpu=1000, memory_mb_min=1, period_ms=20)
     memory_mb = max(1, round(1000 * share))
     quota = 20 * memory_mb / 1000

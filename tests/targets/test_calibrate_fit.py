@@ -20,7 +20,7 @@ def row(
     terms: dict[str, float],
     *,
     clock: str = "wall",
-    is_full: bool = True,
+    slow: Any = (),
     size: int = 0,
 ) -> Any:
     return rows.Row(
@@ -29,7 +29,7 @@ def row(
         bytes=size,
         memory_mb=1769,
         terms=tuple(terms.items()),
-        is_full=is_full,
+        slow=slow,
         ms=tuple(ms),
     )
 
@@ -72,7 +72,7 @@ def test_nnls_is_optimal_on_thousands_of_random_problems() -> None:
 
 
 def test_exact_measurements_give_the_exact_numbers() -> None:
-    numbers = fits.fit(put_rows(lambda: 63.0)).numbers
+    numbers = fits.fit(put_rows(lambda: 63.0), 20.0).numbers
 
     assert numbers["s3.put_ms"].p50 == pytest.approx(63.0)
     assert numbers["network.byte_ns"].p50 == pytest.approx(12.8)
@@ -85,7 +85,7 @@ def test_exact_measurements_give_the_exact_numbers() -> None:
 
 def test_waits_that_vary_give_their_percentiles() -> None:
     draw = random.Random(1)
-    found = fits.fit(put_rows(lambda: draw.lognormvariate(4.0, 0.2))).numbers["s3.put_ms"]
+    found = fits.fit(put_rows(lambda: draw.lognormvariate(4.0, 0.2)), 20.0).numbers["s3.put_ms"]
 
     assert found.p50 == pytest.approx(54.6, rel=0.06)
     assert found.p99 == pytest.approx(54.6 * 1.593, rel=0.15)
@@ -95,25 +95,26 @@ def test_waits_that_vary_give_their_percentiles() -> None:
 def test_outliers_move_little() -> None:
     steady = put_rows(lambda: 63.0)
     wrong = row("s3 put", [5000.0] * 3, {"s3.put_ms": 1.0, "network.byte_ns": 2.0})
-    numbers = fits.fit([*steady, wrong]).numbers
+    numbers = fits.fit([*steady, wrong], 20.0).numbers
 
     assert numbers["s3.put_ms"].p50 == pytest.approx(63.0, rel=0.03)
     assert numbers["network.byte_ns"].p50 == pytest.approx(12.8, rel=0.05)
 
 
 def test_a_small_share_is_predicted_and_not_fitted() -> None:
-    check = row("s3 put", [1.0], {"s3.put_ms": 1.0, "s3.put_cpu_ms": 4.0}, is_full=False)
-    fit = fits.fit([*put_rows(lambda: 63.0), check])
+    slow = ((0.1, ("s3.put_cpu_ms",), 1),)
+    check = row("s3 put", [1.0], {"s3.put_ms": 1.0, "s3.put_cpu_ms": 4.0}, slow=slow)
+    fit = fits.fit([*put_rows(lambda: 63.0), check], 20.0)
 
     assert fit.numbers["s3.put_ms"].p50 == pytest.approx(63.0)
-    assert fit.predicted[-1] == pytest.approx(63.0 + 4 * 3.0)
+    assert fit.predicted[-1] == pytest.approx(63.0 + 2.0 + 10.0 / 0.1)  # of 12 ms, 2 are its quota
 
 
 def test_what_cannot_be_told_says_so() -> None:
     together = row("one", [10.0], {"a": 1.0, "b": 1.0})
     below = row("two", [-1.0, -2.0], {"c": 1.0})
     noisy = row("three", [1.0, 9.0, 30.0], {"d": 1.0})
-    numbers = fits.fit([together, below, noisy]).numbers
+    numbers = fits.fit([together, below, noisy], 20.0).numbers
     problems = {name: number.problem for name, number in numbers.items()}
 
     # Of two that always come together the fit may leave one at 0; neither is told.
@@ -125,7 +126,7 @@ def test_what_cannot_be_told_says_so() -> None:
 def test_few_measurements_have_no_99th_percentile() -> None:
     few = row("s3 put", [60.0, 63.0, 70.0] * 5, {"s3.put_ms": 1.0})
 
-    assert fits.fit([few]).numbers["s3.put_ms"].p99 is None
+    assert fits.fit([few], 20.0).numbers["s3.put_ms"].p99 is None
 
 
 def test_both_ways_are_added_but_those_of_the_smallest_size() -> None:
@@ -148,22 +149,18 @@ def test_both_ways_are_added_but_those_of_the_smallest_size() -> None:
 
 
 def test_calls_of_one_memory_size_at_either_end_are_not_mixed() -> None:
-    def call(way: str, ms: float, caller: float, called: float, size: int) -> Any:
-        terms = {
-            "call.caller_cpu_ms": caller,
-            "call.cpu_ms": called,
-            "network.byte_ns": size * 1e-6,
-        }
-        return row(f"call, {way}", [ms], terms, size=size, is_full=False)
+    caller, called = ("call.caller_cpu_ms",), ("call.cpu_ms",)
+
+    def call(way: str, ms: float, end: tuple[str, ...], size: int) -> Any:
+        terms = {"call.caller_cpu_ms": 1.0, "call.cpu_ms": 1.0, "network.byte_ns": size * 1e-6}
+        return row(f"call, {way}", [ms], terms, size=size, slow=((0.25, end, 1),))
 
     measured = [
-        call("request", 1.0, 1.0, 4.0, 64),
-        *(call("request", 10.0, *ends, 8000) for ends in ((1.0, 4.0), (4.0, 1.0))),
-        *(call("reply", 20.0, *ends, 8000) for ends in ((1.0, 4.0), (4.0, 1.0))),
+        call("request", 1.0, called, 64),
+        *(call("request", 10.0, end, 8000) for end in (caller, called)),
+        *(call("reply", 20.0, end, 8000) for end in (called, caller)),
     ]
-    found = [dict(each.terms) for each in rows.paired(measured)[1:]]
+    found = rows.paired(measured)[1:]
 
-    assert [(each["call.caller_cpu_ms"], each["call.cpu_ms"]) for each in found] == [
-        (2.0, 8.0),
-        (8.0, 2.0),
-    ]
+    assert [each.slow for each in found] == [((0.25, caller, 2),), ((0.25, called, 2),)]
+    assert [each.ms for each in found] == [(30.0,), (30.0,)]

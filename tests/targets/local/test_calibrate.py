@@ -42,7 +42,8 @@ def test_the_emulated_network_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     profile = emulated(5e6, call_wait_ms=120, s3_put_ms=150, s3_get_ms=110)
     with sites.local_site(profile, network="aws", memories_mb=[1769]) as site:
         site = replace(site, buckets={"s3": site.buckets["s3"]})
-        found = fits.fit(rows.paired(measuring.measure(site, profile, seconds=0.0))).numbers
+        measured = rows.paired(measuring.measure(site, profile, seconds=0.0))
+        found = fits.fit(measured, profile.cpu.period_ms).numbers
 
     for name, truth in {
         "call.wait_ms": 120,

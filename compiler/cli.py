@@ -90,6 +90,8 @@ def _limits(
 @click.option(
     "--packaging", multiple=True, help="Allow only these: zip (the default), image, s3-weights."
 )
+@click.option("--preoptimise", is_flag=True, help="Faster starts of convolutions, larger packages.")
+@click.option("--no-warm-up", is_flag=True, help="Start every slice when its turn comes.")
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -105,6 +107,8 @@ def compile_command(
     wire_dtype: str | None,
     compress: bool,
     packaging: tuple[str, ...],
+    preoptimise: bool,
+    no_warm_up: bool,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -146,6 +150,8 @@ def compile_command(
             wire_dtype=wire_dtype,
             compress=compress,
             packaging=packaging or None,
+            preoptimise=preoptimise,
+            warm_up=not no_warm_up,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from slicewise import targets
 from slicewise.errors import BundleError, VerificationError
 from slicewise.graph import OpGraph
 from slicewise.inputs import check_inputs
+from slicewise.limits import MB
 from slicewise.plan import Plan
 from slicewise.smoke import Smoke, write_smoke
 from slicewise.structure import bind, build, leaves
@@ -129,6 +131,33 @@ class Compiled:
         slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
         return replace(self, plan=replace(plan, slices=slices))
 
+    def preoptimised(self) -> Compiled:
+        """With graphs that load at once, beside those of slices that have convolutions.
+
+        They are for CPUs like this one: elsewhere, a function loads the plain one. Where both do not fit
+        a package, `notes` says so. Raises `VerificationError` if they compute something else.
+        """
+        from slicewise.codegen.preoptimise import (
+            PREOPTIMISED_FILE,
+            preoptimise,
+            remove_preoptimised,
+        )
+
+        plan, workspace = self.plan, Path(self._workspace.name)
+        most = (plan.limits.package_mb or math.inf) * MB
+        slices, notes = [], []
+        for part in plan.slices:
+            folder = workspace / part.name
+            added = preoptimise(folder)
+            if added and (part.packaging == "s3-weights" or part.package_bytes + added > most):
+                remove_preoptimised(folder)
+                added = 0
+                notes.append(f"{part.name} is not preoptimised: its package cannot hold two models")
+            slices.append(replace(part, package_bytes=part.package_bytes + added))
+        found = replace(self, plan=replace(plan, slices=tuple(slices)), notes=(*self.notes, *notes))
+        check(found._compared(found._runner(PREOPTIMISED_FILE), self._tolerance))
+        return found
+
     def _smoke(self) -> Smoke:
         """The example and the original model's outputs, at the tolerance of `verified`."""
         example = self._example()
@@ -146,13 +175,13 @@ class Compiled:
         """The example inputs by name."""
         return example_arrays(self.plan.input_structure, self._captured)
 
-    def _runner(self) -> Runner:
+    def _runner(self, prefer: str = "model.onnx") -> Runner:
         target, rule = self.target, self.plan.transport_rule
 
         def deliver(array: np.ndarray, dtype: str) -> tuple[np.ndarray, str]:
             return target.delivered(array, dtype, rule)
 
-        return Runner(self.plan, Path(self._workspace.name), deliver)
+        return Runner(self.plan, Path(self._workspace.name), deliver, prefer)
 
     def _compared(self, runner: Runner, tolerance: float | None) -> tuple[Difference, ...]:
         example = self._example()

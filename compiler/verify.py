@@ -47,10 +47,17 @@ class Runner:
     travelled; without it tensors arrive as they are. `unrounded` has the largest magnitude of tensors
     that did not travel as the plan's `wire_dtype`, because it does not hold their values.
 
-    Raises `VerificationError` naming a slice that ONNX Runtime refuses.
+    Slices that have the file `prefer` are loaded from it instead of the plain model. Raises
+    `VerificationError` naming a slice that ONNX Runtime refuses.
     """
 
-    def __init__(self, plan: Plan, directory: Path, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Path,
+        deliver: Deliver | None = None,
+        prefer: str = "model.onnx",
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -64,9 +71,11 @@ class Runner:
         self.unrounded: dict[str, float] = {}
         self._sessions = {}
         for part in plan.slices:
+            preferred = directory / part.name / prefer
+            model = preferred if preferred.exists() else preferred.with_name("model.onnx")
             try:
                 self._sessions[part.name] = onnxruntime.InferenceSession(
-                    str(directory / part.name / "model.onnx"), options, ["CPUExecutionProvider"]
+                    str(model), options, ["CPUExecutionProvider"]
                 )
             except Exception as error:
                 raise VerificationError(

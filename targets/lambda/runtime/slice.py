@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 
 from .messages import join
+from .preoptimised import model_file
 from .rule import Choices, Rule
 from .start import Start
 from .store import Store
@@ -122,7 +123,7 @@ def slice_handler(
     memory_mb = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
     spec = read_spec(directory)
     if spec is None:
-        session = open_session(directory / "model.onnx", memory_mb)
+        session = open_session(model_file(directory), memory_mb)
     else:
         with streamed(spec, store.client, store.bucket("s3")) as weights:
             session = open_session(directory / "model.onnx", memory_mb, {spec["file"]: weights})

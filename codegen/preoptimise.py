@@ -2,8 +2,8 @@
 
 What loading a convolutional slice takes is mostly the rearranging of its weights into blocks of
 channels, as wide as the vectors of the CPU at hand (270 instead of 25 ms for ResNet-50). A graph that
-was optimised before loads without that, but computes wrongly on a CPU with other blocks, and Lambda does not
-say which one comes. So the plain model stays, and a probe goes with the other: a small convolution,
+was optimised before loads without that, but computes wrongly on a CPU with other blocks, and Lambda does
+not say which one comes. So the plain model stays, and a probe goes with the other: a small convolution,
 optimised alike, that tells by its result whether such graphs are right here.
 """
 

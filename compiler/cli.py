@@ -277,12 +277,28 @@ def run(
 @cli.command("serve")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--port", type=int, default=0, help="Port of the Lambda API; 0 takes a free one.")
+@click.option(
+    "--http", type=int, help="Port for HTTP: the Open Inference Protocol; 0 takes a free one."
+)
+@click.option(
+    "--batch-wait-ms", type=float, help="Compute requests over HTTP of this long together."
+)
 @_network_options
-def serve_command(directory: Path, port: int, network: str | None, network_seed: int) -> None:
+def serve_command(
+    directory: Path,
+    port: int,
+    http: int | None,
+    batch_wait_ms: float | None,
+    network: str | None,
+    network_seed: int,
+) -> None:
     """Run a bundle on this machine until Ctrl-C."""
     from slicewise.api import serve
 
-    with serve(directory, port=port, network=network, network_seed=network_seed) as endpoint:
+    with serve(
+        directory, port=port, http=http, batch_wait_ms=batch_wait_ms, network=network,
+        network_seed=network_seed,
+    ) as endpoint:  # fmt: skip
         url, function = endpoint.url, endpoint.function
         click.echo(
             f"Lambda API at {url}, entry function {function}, "
@@ -292,6 +308,8 @@ def serve_command(directory: Path, port: int, network: str | None, network_seed:
             f"aws lambda invoke --endpoint-url {url} --function-name {function} \\\n"
             "  --cli-binary-format raw-in-base64-out --payload file://request.json reply.json"
         )
+        if endpoint.http_url:
+            click.echo(f"\nOpen Inference Protocol at {endpoint.http_url}/v2")
         try:
             import threading
 

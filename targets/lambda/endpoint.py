@@ -36,12 +36,14 @@ def serve(
     network_seed: int = 0,
     http: int | None = None,
     batch_wait_ms: float | None = None,
+    environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
 
     `http` is the port of the coordinator's URL, 0 for a free one; `batch_wait_ms` is how long a request
     of the Open Inference Protocol to it may wait for others, to be computed together (batching.py).
+    `environment` has more variables for all functions, such as those of runtime/observe.py.
 
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
@@ -55,8 +57,8 @@ def serve(
     weights = streamed_weights(directory)
     if weights:
         buckets["s3"] = BUCKETS["s3"]
-    environment = {**ONE_THREAD, **bucket_environment(buckets)}
-    entry, functions = read_functions(directory, environment)
+    variables = {**ONE_THREAD, **bucket_environment(buckets), **(environment or {})}
+    entry, functions = read_functions(directory, variables)
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .early import early_invoke
 from .messages import join, lift
+from .observe import telling
 from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
 from .start import Start
@@ -123,9 +124,11 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                     wanted = {name: held[name] for name in part["inputs"]}
                     head = {"request_id": request_id, "plan": plan["id"]}
                     messages.append(join(head, "tensors", wanted))
+                began = {"began_ms": (time.perf_counter() - started) * 1e3}
                 for part, body in zip(stage, call_all(stage, messages), strict=True):
                     held.update(body["tensors"])
-                    trace.append({"slice": part["name"], "stage": part["stage"], **body["trace"]})
+                    head = {"slice": part["name"], "stage": part["stage"], **began}
+                    trace.append({**head, **body["trace"]})
                 read = set(objects_of({name: held[name] for name in done}))
                 if read and stage is not plan["stages"][-1]:
                     deleting[cleaner.submit(store.delete, read)] = read
@@ -156,7 +159,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
         return reply
 
-    return answering_http(handler, plan, store)
+    return answering_http(telling(handler), plan, store)
 
 
 def _functions(plan: dict[str, Any]) -> dict[str, str]:

@@ -52,11 +52,21 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
     rule = plan.transport_rule
     return {
         "id": plan_id,
+        "model": plan.model.name,
+        "slicewise": version("slicewise"),
         "inputs": [
             {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
             for spec in plan.inputs
         ],
-        "outputs": [{"name": spec.name, "tensor": spec.tensor} for spec in plan.outputs],
+        "outputs": [
+            {
+                "name": spec.name,
+                "tensor": spec.tensor,
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+            }
+            for spec in plan.outputs
+        ],
         "dims": [{"name": dim.name, "min": dim.min, "max": dim.max} for dim in plan.dims],
         "rule": {
             "transports": list(rule.transports),

@@ -246,16 +246,22 @@ def _network_options(command: Any) -> Any:
 )
 @click.option("--output", type=click.Path(path_type=Path), help="Write the outputs to this .npz.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs and trace as JSON.")
+@click.option("--trace", "with_trace", is_flag=True, help="Draw where the time went.")
+@click.option(
+    "--repeat", type=click.IntRange(1), default=1, help="Requests; the last one is shown."
+)
 @_network_options
 def run(
     directory: Path,
     input_file: Path,
     output: Path | None,
     as_json: bool,
+    with_trace: bool,
+    repeat: int,
     network: str | None,
     network_seed: int,
 ) -> None:
-    """Serve a bundle on this machine, send it one request, and stop it."""
+    """Serve a bundle on this machine, send it a request, and stop it."""
     import numpy as np
 
     from slicewise.api import serve
@@ -263,6 +269,8 @@ def run(
 
     inputs = read_input(input_file)
     with serve(directory, network=network, network_seed=network_seed) as endpoint:
+        for _ in range(repeat - 1):  # the first request finds everything cold
+            endpoint(**inputs)
         outputs = named_arrays(endpoint(**inputs))
         trace = endpoint.last_trace
     if output is not None:
@@ -274,7 +282,9 @@ def run(
     for name, array in outputs.items():
         click.echo(f"{name}: {array.dtype}{list(array.shape)}")
         click.echo(np.array2string(array, threshold=24, edgeitems=3, precision=5))
-    for part in trace.get("slices", ()):
+    if with_trace:
+        _print_waterfall(trace)
+    for part in () if with_trace else trace.get("slices", ()):
         name, call_ms, compute_ms = part["slice"], part["call_ms"], part["compute_ms"]
         click.echo(f"{name}: {call_ms:.1f} ms, of it compute {compute_ms:.1f}")
     click.echo(f"Emulated network: {trace.get('network', 'off')}")
@@ -283,12 +293,28 @@ def run(
 @cli.command("serve")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--port", type=int, default=0, help="Port of the Lambda API; 0 takes a free one.")
+@click.option(
+    "--http", type=int, help="Port for HTTP: the Open Inference Protocol; 0 takes a free one."
+)
+@click.option(
+    "--batch-wait-ms", type=float, help="Compute requests over HTTP of this long together."
+)
 @_network_options
-def serve_command(directory: Path, port: int, network: str | None, network_seed: int) -> None:
+def serve_command(
+    directory: Path,
+    port: int,
+    http: int | None,
+    batch_wait_ms: float | None,
+    network: str | None,
+    network_seed: int,
+) -> None:
     """Run a bundle on this machine until Ctrl-C."""
     from slicewise.api import serve
 
-    with serve(directory, port=port, network=network, network_seed=network_seed) as endpoint:
+    with serve(
+        directory, port=port, http=http, batch_wait_ms=batch_wait_ms, network=network,
+        network_seed=network_seed,
+    ) as endpoint:  # fmt: skip
         url, function = endpoint.url, endpoint.function
         click.echo(
             f"Lambda API at {url}, entry function {function}, "
@@ -298,6 +324,8 @@ def serve_command(directory: Path, port: int, network: str | None, network_seed:
             f"aws lambda invoke --endpoint-url {url} --function-name {function} \\\n"
             "  --cli-binary-format raw-in-base64-out --payload file://request.json reply.json"
         )
+        if endpoint.http_url:
+            click.echo(f"\nOpen Inference Protocol at {endpoint.http_url}/v2")
         try:
             import threading
 
@@ -349,6 +377,15 @@ def calibrate(
     )
     click.echo(text)
     click.echo(f"Wrote {output}" + (f" and {plot}" if plot else ""))
+
+
+def _print_waterfall(trace: Any) -> None:
+    import shutil
+
+    from slicewise.waterfall import waterfall_text
+
+    width = min(140, shutil.get_terminal_size((100, 24)).columns)
+    click.echo(waterfall_text(trace, color=sys.stdout.isatty(), width=width))
 
 
 def _print_plan(plan: Any) -> None:

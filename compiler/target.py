@@ -79,6 +79,11 @@ class Endpoint(AbstractContextManager["Endpoint", None], Protocol):
         ...
 
     @property
+    def http_url(self) -> str | None:
+        """Where HTTP requests are answered, None where they are not."""
+        ...
+
+    @property
     def last_trace(self) -> Mapping[str, Any]:
         """Where the time of the latest call went, ms."""
         ...

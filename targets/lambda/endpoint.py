@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
+from .batching import check_batching
 from .bundle import read_functions, streamed_weights
 from .functions import ONE_THREAD, Function
 from .packings import most_package_mb
@@ -17,6 +18,7 @@ from .profile import MB, Profile
 
 if TYPE_CHECKING:
     from .local import Platform
+    from .local.function_url import FunctionUrl
     from .local.network import Network
 
 AWS = "aws"
@@ -32,22 +34,31 @@ def serve(
     at_least_memory_mb: int = 0,
     network: str | None = None,
     network_seed: int = 0,
+    http: int | None = None,
+    batch_wait_ms: float | None = None,
+    environment: Mapping[str, str] | None = None,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
+
+    `http` is the port of the coordinator's URL, 0 for a free one; `batch_wait_ms` is how long a request
+    of the Open Inference Protocol to it may wait for others, to be computed together (batching.py).
+    `environment` has more variables for all functions, such as those of runtime/observe.py.
 
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
     `network_seed` gives the same waits.
     """
+    if batch_wait_ms is not None:
+        check_batching(plan, batch_wait_ms, http)
     emulated = emulated_network(network, profile, network_seed)
     buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
     packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
     if weights:
         buckets["s3"] = BUCKETS["s3"]
-    environment = {**ONE_THREAD, **bucket_environment(buckets)}
-    entry, functions = read_functions(directory, environment)
+    variables = {**ONE_THREAD, **bucket_environment(buckets), **(environment or {})}
+    entry, functions = read_functions(directory, variables)
     functions = [
         dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
         for function in functions
@@ -63,10 +74,13 @@ def serve(
     platform.start()
     try:
         _upload(weights, platform)
+        endpoint = LocalEndpoint(plan, entry, platform, buckets)
+        if http is not None:
+            endpoint.open_http(http, directory, batch_wait_ms)
     except BaseException:
         platform.stop()
         raise
-    return LocalEndpoint(plan, entry, platform, buckets)
+    return endpoint
 
 
 def _upload(weights: Mapping[str, Path], platform: Platform) -> None:
@@ -146,11 +160,25 @@ class LocalEndpoint:
         self.function = entry
         self.buckets = buckets
         self.client = Client(plan, entry, platform.client("lambda"), Store(buckets, s3))
+        self._http: FunctionUrl | None = None
+
+    def open_http(self, port: int, directory: Path, batch_wait_ms: float | None = None) -> None:
+        """Answer HTTP requests as the coordinator's function URL does. Raises `TargetError`."""
+        from .http_endpoint import open_http
+
+        self._http = open_http(
+            port, self.function, self.platform, self.client, directory, batch_wait_ms
+        )
 
     @property
     def url(self) -> str:
         """Lambda's Invoke API here: the `endpoint_url` for any boto3 Lambda client."""
         return str(self.platform.endpoint_url)
+
+    @property
+    def http_url(self) -> str | None:
+        """Where HTTP requests are answered, None without `http`."""
+        return self._http.url if self._http else None
 
     @property
     def network(self) -> str:
@@ -173,7 +201,9 @@ class LocalEndpoint:
         return self.client(*args, **kwargs)
 
     def close(self) -> None:
-        """Stop all functions and both servers."""
+        """Stop all functions and servers."""
+        if self._http:
+            self._http.stop()
         self.platform.stop()
 
     def __enter__(self) -> LocalEndpoint:

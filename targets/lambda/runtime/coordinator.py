@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from .early import early_invoke
 from .messages import join, lift
+from .observe import telling
 from .request import BadRequest, check_request, request_id_of
 from .rule import Choices, Rule, choose
 from .start import Start
 from .store import Object, Store, finish, object_key, objects_of
-from .url import as_http, body_of, is_http
+from .url import answering_http
 from .warmup import WarmUp
 from .wire import Record, decode_inline
 
@@ -111,10 +112,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         left: set[Object] = set()  # to delete when the request has ended
         deleting: dict[Future[None], set[Object]] = {}  # while later slices compute
         started = time.perf_counter()
-        over_http, status = is_http(event), 200
         try:
-            if over_http:
-                event = body_of(event)
             request_id = request_id_of(event, request_id)
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(request_id)
@@ -126,9 +124,11 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                     wanted = {name: held[name] for name in part["inputs"]}
                     head = {"request_id": request_id, "plan": plan["id"]}
                     messages.append(join(head, "tensors", wanted))
+                began = {"began_ms": (time.perf_counter() - started) * 1e3}
                 for part, body in zip(stage, call_all(stage, messages), strict=True):
                     held.update(body["tensors"])
-                    trace.append({"slice": part["name"], "stage": part["stage"], **body["trace"]})
+                    head = {"slice": part["name"], "stage": part["stage"], **began}
+                    trace.append({**head, **body["trace"]})
                 read = set(objects_of({name: held[name] for name in done}))
                 if read and stage is not plan["stages"][-1]:
                     deleting[cleaner.submit(store.delete, read)] = read
@@ -145,14 +145,11 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             left = left.intersection(objects_of(held)).difference(objects_of(outputs))
             left.difference_update(*deleting.values())
         except BadRequest as error:
-            status = error.status
-            reply = _error(status, request_id, "BadRequest", str(error), field=error.field)
+            reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
-            status = 502
-            reply = _error(status, request_id, error.kind, str(error), slice=error.slice)
+            reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
-            status = 500
-            reply = _error(status, request_id, type(error).__name__, str(error))
+            reply = _error(500, request_id, type(error).__name__, str(error))
         warm_up.finish()
         try:
             store.delete(left)
@@ -160,9 +157,9 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                 deleted.result()
         except (ClientError, BotoCoreError) as error:  # no reason to keep the caller's answer back
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
-        return as_http(reply, status) if over_http else reply
+        return reply
 
-    return handler
+    return answering_http(telling(handler), plan, store)
 
 
 def _functions(plan: dict[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 from .store import BUCKET_VARIABLES, object_key, objects_of
 from .wire import (
     ITEM_BYTES,
+    MAX_DIMENSIONS,
     Record,
     WireError,
     check_bytes,
@@ -48,7 +49,8 @@ def check_request(
     """Complete records of all inputs of the plan. Raises `BadRequest`.
 
     A tensor is {"dtype", "shape", "data"} with base64 (the byte length and the checksum are checked
-    when given), or {"data"} with nested lists of numbers, whose dtype then is the plan's.
+    when given), or {"data"} with nested lists of numbers, whose dtype then is the plan's; a flat list
+    may have a "shape".
     """
     if not isinstance(event, dict):
         raise BadRequest("", f"the request is a JSON {type(event).__name__}; expected an object")
@@ -154,12 +156,24 @@ def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) ->
         array = values.astype(kind)
     if kind.kind == "f" and not np.array_equal(np.isfinite(array), np.isfinite(values)):
         raise WireError(name, f"a number lies outside {dtype}'s range")
+    if array.ndim == 1 and _is_shape_of(array.size, tensor.get("shape")):
+        array = array.reshape(tensor["shape"])  # a flat list is in row-major order
     if "shape" in tensor and tensor["shape"] != list(array.shape):
         raise WireError(
             name, f"shape says {shown(tensor['shape'])}, the lists make {list(array.shape)}"
         )
     raw = to_bytes(array, dtype)
     return inline(describe(array, raw, dtype), raw)
+
+
+def _is_shape_of(size: int, shape: Any) -> bool:
+    """Whether so many values may have this shape."""
+    return (
+        isinstance(shape, list)
+        and len(shape) <= MAX_DIMENSIONS
+        and all(type(n) is int and n >= 0 for n in shape)
+        and math.prod(shape) == size
+    )
 
 
 def _check_dtype(name: str, dtype: Any, spec: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ import ctypes
 import json
 import mmap
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 
 from .messages import join
+from .observe import Phases, TimedStore, peak_mb, told, ways
 from .preoptimised import model_file
 from .rule import Choices, Rule
 from .start import Start
@@ -146,14 +147,19 @@ def slice_handler(
             _check_event(event, name, plan)
             if "warm" in event:
                 return json.dumps({"trace": started_now}).encode()
-            started = time.perf_counter()
-            arrays = receive(_wanted(event["tensors"], wanted), request_id, store)
-            received = time.perf_counter()
+            phases, timed = Phases(), TimedStore(store)
+            tensors = _wanted(event["tensors"], wanted)
+            received = ways(tensors)
+            arrays = receive(tensors, request_id, timed)
+            phases.end("receive_ms")
             results = run_session(session, arrays, produced)
             arrays.clear()
-            computed = time.perf_counter()
-            records = send(results, dtypes, request_id, choices, rule, store, replies, internal)
-            sent = time.perf_counter()
+            phases.end("compute_ms")
+            encoded = partial(phases.end, "encode_ms")
+            records = send(
+                results, dtypes, request_id, choices, rule, store, replies, internal, encoded
+            )
+            phases.end("put_ms")
         except Exception as error:
             problem = {
                 "slice": name,
@@ -161,13 +167,18 @@ def slice_handler(
                 "type": type(error).__name__,
                 "message": str(error) or repr(error),
             }
+            told(name, request_id, 500, started_now, error=problem["message"])
             return json.dumps({"error": problem}).encode()
         trace = {
-            "receive_ms": (received - started) * 1e3,
-            "compute_ms": (computed - received) * 1e3,
-            "send_ms": (sent - computed) * 1e3,
+            **phases.ms,
+            "fetch_ms": timed.waited_ms,
+            "decode_ms": phases.ms["receive_ms"] - timed.waited_ms,
+            "send_ms": phases.ms["encode_ms"] + phases.ms["put_ms"],
+            "peak_mb": peak_mb(),
             **started_now,
         }
+        told(name, request_id, 200, trace)
+        trace |= {"received": received, "sent": ways(records)}
         return join({"trace": trace}, "tensors", records)
 
     return handler

@@ -6,12 +6,13 @@ request's id. The plan chose by the example's sizes; here the same rule decides 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
 
 from .arrays import pack, unpack
+from .observe import TimedStore
 from .rule import Choices, Rule, choose
 from .store import Object, Store, finish, object_key, objects_of
 from .wire import Record, WireError, check_bytes, check_record, decode_inline, describe, inline
@@ -26,8 +27,10 @@ def send(
     store: Store,
     inline_first: Container[str] = (),
     internal: Container[str] = (),
+    encoded: Callable[[], None] = lambda: None,
 ) -> dict[str, Record]:
-    """Records of the tensors; those that go by an object store are there when this returns.
+    """Records of the tensors; those that go by an object store are there when this returns. `encoded` is
+    called when all that is left is to wait for them.
 
     `internal`: tensors that only slices see, for which the rule's `wire_dtype` and `compression` hold.
     """
@@ -50,11 +53,14 @@ def send(
             records[name] = inline(record, raws[name])
         else:
             records[name] = {**record, chosen[name]: object_key(request_id, name)}
+    encoded()
     finish(puts)
     return records
 
 
-def receive(records: dict[str, Any], request_id: str, store: Store) -> dict[str, np.ndarray]:
+def receive(
+    records: dict[str, Any], request_id: str, store: Store | TimedStore
+) -> dict[str, np.ndarray]:
     """The arrays of the records, checked. Raises `WireError` naming the tensor.
 
     Empties `records`: each one goes once it is decoded, for a function's memory is small.

@@ -205,7 +205,7 @@ def objects(array: np.ndarray) -> None:
             for turn in range(5):
                 places = [store.Object("s3", f"{count}/{turn}/{i}") for i in range(count)]
                 started = time.perf_counter()
-                store.finish([bucket.start_put(place, raw) for place in places])
+                store.finish({place.key: bucket.start_put(place, raw) for place in places})
                 middle = time.perf_counter()
                 for get in [bucket.start_get(place, len(raw)) for place in places]:
                     assert len(get()) == len(raw)

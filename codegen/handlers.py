@@ -77,7 +77,12 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
         "choices": {edge.tensor: [list(choice) for choice in edge.choices] for edge in plan.edges},
         "stages": [
             [
-                {"name": part.name, "stage": part.stage, "inputs": list(part.inputs)}
+                {
+                    "name": part.name,
+                    "stage": part.stage,
+                    "inputs": list(part.inputs),
+                    "outputs": list(part.outputs),
+                }
                 for part in stage
             ]
             for stage in plan.stages

@@ -58,10 +58,12 @@ def write_bundle(
     package = functions / COORDINATOR
     _start_package(package)
     (package / "handler.py").write_text(handlers.coordinator)
+    whole_s = min(900, profile.limits.timeout_s * len(plan.stages))
     manifest = {
         **handlers.manifest,
         "stack": stack,
         "timeout_s": profile.limits.timeout_s,
+        "deadline_s": whole_s,
     }
     (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
@@ -82,7 +84,7 @@ def write_bundle(
             "package": f"functions/{COORDINATOR}",
             "handler": "handler.handler",
             "memory_mb": plan.coordinator_memory_mb,
-            "timeout_s": min(900, profile.limits.timeout_s * len(plan.stages)),
+            "timeout_s": whole_s,
             # One image serves all; without any, there is no reason to build one.
             "packaging": "image" if {p.packaging for p in plan.slices} == {"image"} else "zip",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,10 +16,15 @@ from slicewise.plan import Plan
 from slicewise.structure import bind, build
 
 from .runtime.messages import join, lift
+from .runtime.repeat import Budget, Passing, may_pass, repeated
 from .runtime.rule import Rule
-from .runtime.store import Store, objects_of
+from .runtime.store import Object, Store, StoreError, objects_of
 from .runtime.transport import receive, send
+from .runtime.wire import WireError
 from .spans import record
+
+LONGEST_S = 900.0  # of any function
+_LOG = logging.getLogger(__name__)
 
 
 class Client:
@@ -49,37 +55,55 @@ class Client:
         arrays = {name: _to_numpy(name, value, dtypes[name]) for name, value in given.items()}
         request_id = str(uuid.uuid4())
         wire_dtypes = {name: _wire_dtype(array, dtypes[name]) for name, array in arrays.items()}
-        records = send(
-            arrays, wire_dtypes, request_id, self._choices, self._rule, self._store, arrays
-        )
+        try:
+            records = send(
+                arrays, wire_dtypes, request_id, self._choices, self._rule, self._store, arrays
+            )
+        except StoreError as error:
+            raise SliceFailure(f"no slice was called: {error}", request_id=request_id) from error
         try:
             head = {"request_id": request_id, "trace": True}
             reply = self._traced(request_id, join(head, "inputs", records))
         finally:
-            self._store.delete(objects_of(records))
+            self._delete(objects_of(records))
         return self._outputs(reply, use_torch)
 
     def _traced(self, request_id: str, request: bytes) -> dict[str, Any]:
         """`_invoke`, which OpenTelemetry is told of."""
         told = partial(record, self.plan.model.name, request_id, time.time_ns())
         try:
-            reply = self._invoke(request)
+            reply = self._invoke(request, request_id)
         except Exception as error:
             told(time.time_ns(), {}, error)
             raise
         told(time.time_ns(), reply.get("trace", {}))
         return reply
 
-    def _invoke(self, request: bytes) -> dict[str, Any]:
+    def _invoke(self, request: bytes, request_id: str) -> dict[str, Any]:
         """Send a request in the wire format and return the reply of status 200."""
-        from botocore.exceptions import ClientError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        def call() -> tuple[Any, bytes]:
+            try:
+                answer = self._lambda.invoke(FunctionName=self.function, Payload=request)
+                return answer, answer["Payload"].read()
+            except (ClientError, BotoCoreError) as error:
+                if may_pass(error):  # the request's id makes a second call the same one
+                    raise Passing(error) from None
+                raise
 
         try:
-            answer = self._lambda.invoke(FunctionName=self.function, Payload=request)
+            (answer, raw), _ = repeated(call, time.monotonic() + LONGEST_S, Budget())
+            reply = lift(raw, "outputs")
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             raise RequestError(f"the request was refused: {error}", status=status) from error
-        reply = lift(answer["Payload"].read(), "outputs")
+        except (BotoCoreError, ValueError) as error:
+            raise SliceFailure(
+                f"the coordinator gave no answer: {error} (request {request_id})",
+                slice="coordinator",
+                request_id=request_id,
+            ) from error
         if "FunctionError" in answer:
             raise SliceFailure(
                 f"the coordinator failed: {reply.get('errorMessage', reply)}",
@@ -105,8 +129,13 @@ class Client:
         records = {tensor_of[name]: record for name, record in reply["outputs"].items()}
         try:
             arrays = receive(dict(records), reply["request_id"], self._store)
+        except (WireError, StoreError) as error:
+            raise SliceFailure(
+                f"the answer did not arrive: {error} (request {reply['request_id']})",
+                request_id=reply["request_id"],
+            ) from error
         finally:
-            self._store.delete(objects_of(records))
+            self._delete(objects_of(records))
         outputs: dict[str, Any] = {name: arrays[tensor_of[name]] for name in reply["outputs"]}
         if use_torch:
             import torch
@@ -117,6 +146,15 @@ class Client:
                     tensor = tensor.bfloat16()
                 outputs[name] = tensor
         return outputs
+
+    def _delete(self, places: list[Object]) -> None:
+        """What fails is no reason to keep the answer back: `slicewise gc` deletes it later."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._store.delete(places)
+        except (ClientError, BotoCoreError, StoreError) as error:
+            _LOG.warning("objects are left in the bucket: %s", error)
 
 
 def _to_numpy(name: str, value: Any, dtype: str) -> np.ndarray:

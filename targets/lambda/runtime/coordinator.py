@@ -8,44 +8,36 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .calls import Caller, SliceError, invoke_config
+from .deadline import deadline_in, remaining_s
 from .early import early_invoke
-from .messages import join, lift
+from .messages import join
 from .observe import telling
-from .request import BadRequest, check_request, request_id_of
+from .repeat import Budget
+from .replies import Replies, key_of
+from .request import BadRequest, check_request, remaining_s_of, request_id_of
 from .rule import Choices, Rule, choose
 from .start import Start
-from .store import Object, Store, finish, object_key, objects_of
+from .store import Object, Store, StoreError, finish, object_key, objects_of
 from .url import answering_http
 from .warmup import WarmUp
 from .wire import Record, decode_inline
-
-if TYPE_CHECKING:
-    from botocore.config import Config
 
 Handler = Callable[[Any, Any], bytes]
 _LOG = logging.getLogger(__name__)
 
 
-class SliceError(RuntimeError):
-    """A slice did not answer with tensors."""
-
-    def __init__(self, slice_name: str, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.slice = slice_name
-        self.kind = kind
-
-
 def coordinator_handler(*, manifest: Path) -> Handler:
     """The Lambda handler of the coordinator; `manifest` is the JSON that the bundle put beside it:
     plan id, inputs, outputs, dims, transport rule and choices, the slices with stage, function and
-    tensors, and whether the first request warms all of them up. It returns JSON as bytes, as the slices
-    do.
+    tensors, the seconds that a slice and a request may take, and whether the first request warms all
+    slices up. It returns JSON as bytes, as the slices do.
     """
     start = Start()
     plan = json.loads(manifest.read_text())
@@ -69,7 +61,9 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         store.open()
     width = max(len(stage) for stage in plan["stages"])
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
-    functions = boto3.client("lambda", config=_config(timeout, max(10, width, len(function_of))))
+    functions = boto3.client(
+        "lambda", config=invoke_config(timeout, max(10, width, len(function_of)))
+    )
     pool = ThreadPoolExecutor(width)
     invoke = partial(_invoke_raw, functions)
     warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
@@ -78,10 +72,13 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
     read_last = _read_last(plan)
     cleaner = ThreadPoolExecutor(1)
+    caller = Caller(functions, function_of, plan["id"])
+    replies = Replies()
+    request_id, deadline, budget = "", 0.0, Budget()  # of the request at hand
 
     def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
         told = warm_up.wait(part["name"])
-        reply = _invoke(functions, function_of[part["name"]], part, message)
+        reply = caller.call(part, message, request_id, deadline, budget)
         reply["trace"].update(told)
         return reply
 
@@ -99,11 +96,22 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         allowed = [name for name in store.transports if name in rule.transports]
         return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
 
+    def clean(left: set[Object], deleting: Iterable[Future[None]] = ()) -> None:
+        """Delete what the request has left. What fails is no reason to keep the answer back."""
+        try:
+            store.delete(left)
+            for deleted in deleting:
+                deleted.result()
+        except (ClientError, BotoCoreError, StoreError) as error:
+            _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
+
     start.mark("clients_ms")
     start.ready()
 
     def handler(event: Any, context: Any) -> bytes:
-        nonlocal warm_up
+        nonlocal warm_up, request_id, deadline, budget
+        has_s = remaining_s(context, plan["deadline_s"])
+        deadline, budget = deadline_in(has_s), Budget()
         if warm_up.is_under_way and start.was_ahead:
             warm_up = warm_later()  # what the frozen environment was told is lost
         started_now = start.tell()
@@ -114,8 +122,13 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         started = time.perf_counter()
         try:
             request_id = request_id_of(event, request_id)
+            deadline = deadline_in(remaining_s_of(event, has_s))
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(request_id)
+            same_call = key_of(request_id, held)
+            if known := replies.get(same_call):
+                clean(left.intersection(objects_of(held)))
+                return known
             trace = []
             for stage, done in zip(plan["stages"], read_last, strict=True):
                 messages = []
@@ -144,19 +157,17 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
             left = left.intersection(objects_of(held)).difference(objects_of(outputs))
             left.difference_update(*deleting.values())
+            if not objects_of(outputs):  # those belong to the one who has the first reply
+                replies.keep(same_call, reply)
         except BadRequest as error:
             reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
         except SliceError as error:
-            reply = _error(502, request_id, error.kind, str(error), slice=error.slice)
+            status = 504 if error.kind == "DeadlineExceeded" else 502
+            reply = _error(status, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
             reply = _error(500, request_id, type(error).__name__, str(error))
         warm_up.finish()
-        try:
-            store.delete(left)
-            for deleted in deleting:
-                deleted.result()
-        except (ClientError, BotoCoreError) as error:  # no reason to keep the caller's answer back
-            _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
+        clean(left, deleting)
         return reply
 
     return answering_http(telling(handler), plan, store)
@@ -185,47 +196,6 @@ def _read_last(plan: dict[str, Any]) -> list[list[str]]:
         found.append(sorted(names))
         kept |= names
     return found[::-1]
-
-
-def _invoke(functions: Any, function: str, part: dict[str, Any], message: bytes) -> dict[str, Any]:
-    """Call a slice and return its reply. Raises `SliceError`."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    name = part["name"]
-    started = time.perf_counter()
-    try:
-        answer = functions.invoke(FunctionName=function, Payload=message)
-        body = lift(answer["Payload"].read(), "tensors")
-    except ValueError as error:
-        message_text = f"slice {name} answered with something other than tensors: {error}"
-        raise SliceError(name, type(error).__name__, message_text) from None
-    except (ClientError, BotoCoreError) as error:
-        message_text = f"slice {name} was not called: {error}"
-        raise SliceError(name, type(error).__name__, message_text) from None
-    if "FunctionError" in answer:
-        kind = body.get("errorType", "FunctionError")
-        text = body.get("errorMessage", "no message")
-        raise SliceError(name, kind, f"slice {name} failed: {text}")
-    if "error" in body:
-        problem = body["error"]
-        raise SliceError(name, problem["type"], f"slice {name} failed: {problem['message']}")
-    reply: dict[str, Any] = body
-    reply["trace"]["call_ms"] = (time.perf_counter() - started) * 1e3
-    return reply
-
-
-def _config(timeout: float, connections: int) -> Config:
-    """Settings of the Lambda client."""
-    from botocore.config import Config
-
-    return Config(
-        # A second attempt would run the slice twice.
-        retries={"mode": "standard", "total_max_attempts": 1},
-        read_timeout=timeout + 5,
-        connect_timeout=5,
-        tcp_keepalive=True,
-        max_pool_connections=connections,
-    )
 
 
 def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:
@@ -259,15 +229,16 @@ def _fit(
     Raises `ValueError` when that is not allowed.
     """
     sizes = {name: held[name]["bytes"] for name in names if "data" in held[name]}
-    puts = []
+    puts = {}
     for name, transport in choose(sizes, choices, rule, inline_first=sizes).items():
         if transport != "payload":
             key = object_key(request_id, name)
             raw = decode_inline(name, held[name])
-            puts.append(store.start_put(Object(transport, key), raw))
+            puts[name] = store.start_put(Object(transport, key), raw)
             record = {field: value for field, value in held[name].items() if field != "data"}
             held[name] = {**record, transport: key}
-    finish(puts)
+    for name, etag in finish(puts).items():
+        held[name]["etag"] = etag
 
 
 def _error(status: int, request_id: str, kind: str, message: str, **where: str) -> bytes:

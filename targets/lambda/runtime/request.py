@@ -25,8 +25,8 @@ from .wire import (
     shown,
 )
 
-REQUEST_FIELDS = ("inputs", "request_id", "trace")
-TENSOR_FIELDS = ("dtype", "shape", "bytes", "sha256", "data", *BUCKET_VARIABLES)
+REQUEST_FIELDS = ("inputs", "request_id", "trace", "remaining_ms")
+TENSOR_FIELDS = ("tensor", "dtype", "shape", "bytes", "sha256", "data", "etag", *BUCKET_VARIABLES)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{7,63}")
 _WHOLE = re.compile(r"u?int\d+|bool")
 
@@ -94,6 +94,16 @@ def request_id_of(event: Any, default: str) -> str:
     return given
 
 
+def remaining_s_of(event: Any, most_s: float) -> float:
+    """The time that the caller leaves to the request, at most `most_s`. Raises `BadRequest`."""
+    given = event.get("remaining_ms") if isinstance(event, dict) else None
+    if given is None:
+        return most_s
+    if type(given) not in (int, float) or not 0 < given < math.inf:
+        raise BadRequest("remaining_ms", "remaining_ms must be a number of milliseconds above 0")
+    return min(float(given) / 1e3, most_s)
+
+
 def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) -> Record:
     if not isinstance(tensor, dict):
         raise WireError(name, f"a tensor is a JSON object, this is {type(tensor).__name__}")
@@ -104,7 +114,7 @@ def _complete(name: str, tensor: Any, spec: Mapping[str, Any], request_id: str) 
             )
     if isinstance(tensor.get("data"), (list, int, float, bool)):
         return _from_numbers(name, tensor, spec)
-    record = dict(tensor)
+    record = {"tensor": name, **tensor}
     shape, dtype = record.get("shape"), record.get("dtype")
     item = ITEM_BYTES.get(dtype) if isinstance(dtype, str) else None
     sizes = shape if isinstance(shape, list) else [None]
@@ -135,6 +145,7 @@ def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) ->
     dtype = tensor.get("dtype", spec["dtype"])
     _check_dtype(name, dtype, spec)
     try:
+        _check_leaves(name, tensor["data"])
         values = np.array(tensor["data"])
     except (ValueError, OverflowError) as error:
         raise WireError(name, f"the nested lists are not a tensor: {error}") from None
@@ -163,7 +174,18 @@ def _from_numbers(name: str, tensor: dict[str, Any], spec: Mapping[str, Any]) ->
             name, f"shape says {shown(tensor['shape'])}, the lists make {list(array.shape)}"
         )
     raw = to_bytes(array, dtype)
-    return inline(describe(array, raw, dtype), raw)
+    return inline({"tensor": name, **describe(array, raw, dtype)}, raw)
+
+
+def _check_leaves(name: str, data: Any) -> None:
+    """Nothing but numbers: numpy would make every element as large as the longest text."""
+    import numpy as np
+
+    kinds = set(map(type, np.array(data, dtype=object).ravel().tolist()))
+    if list in kinds:
+        raise WireError(name, "the nested lists are not a tensor: their lengths or depths differ")
+    if not kinds <= {int, float, bool}:
+        raise WireError(name, "the nested lists hold something other than numbers")
 
 
 def _is_shape_of(size: int, shape: Any) -> bool:

@@ -17,6 +17,7 @@ from .wire import Record
 
 if TYPE_CHECKING:
     from botocore.config import Config
+    from botocore.exceptions import ClientError
 
 # Of each transport that is an object store: the variable with its bucket's name.
 BUCKET_VARIABLES = {"s3": "SLICEWISE_BUCKET", "s3express": "SLICEWISE_EXPRESS_BUCKET"}
@@ -24,6 +25,13 @@ THREADS = 8
 WHOLE_BYTES = 16 * 2**20  # larger objects are got in ranges: one connection has 85 to 90 MB/s
 RANGE_BYTES = 8 * 2**20
 COMPARE_BYTES = 2**20
+READS = 2  # of an object whose body breaks off
+CONNECT_S = 5
+READ_S = 20  # without a byte; S3 answers in tenths of a second
+
+
+class StoreError(RuntimeError):
+    """An object could not be written, read or deleted; the message names it and S3's reason."""
 
 
 class Object(NamedTuple):
@@ -54,6 +62,8 @@ def store_config() -> Config:
 
     return Config(
         retries={"mode": "standard", "total_max_attempts": 3},
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
         max_pool_connections=2 * THREADS,
         tcp_keepalive=True,
         request_checksum_calculation="when_required",
@@ -98,8 +108,8 @@ class Store:
         """`open` on a thread: ONNX Runtime loads a model without holding the interpreter."""
         return self._pool.submit(self.open)
 
-    def start_put(self, place: Object, raw: bytes | memoryview) -> Future[None]:
-        """Begin to write an object that must not exist yet, or hold the same bytes.
+    def start_put(self, place: Object, raw: bytes | memoryview) -> Future[str]:
+        """Begin to write an object that must not exist yet, or hold the same bytes; its ETag.
 
         `raw` may not change until it is there.
         """
@@ -107,62 +117,110 @@ class Store:
         self.open()  # before the threads: boto3 makes one client at a time
         return self._pool.submit(self._put, bucket, place.key, raw)
 
-    def start_get(self, place: Object, size: int) -> Callable[[], bytes | memoryview]:
-        """Begin to read an object of `size` bytes; the result waits for it and returns it."""
+    def start_get(
+        self, place: Object, size: int, etag: str | None = None
+    ) -> Callable[[], bytes | memoryview]:
+        """Begin to read an object of `size` bytes; the result waits for it and returns it, or raises
+        `StoreError`. With an ETag it is read only if it is still the object that had this one.
+        """
         bucket = self.bucket(place.transport)
         self.open()
+        pinned = {"IfMatch": etag} if etag else {}
         if size <= WHOLE_BYTES:
-            return self._pool.submit(self._get, bucket, place.key).result
+            return self._pool.submit(self._get, bucket, place.key, **pinned).result
         buffer = memoryview(bytearray(size))
         parts = [
             self._pool.submit(
-                self._get_into, bucket, place.key, start, buffer[start : start + RANGE_BYTES]
+                self._get_into,
+                bucket,
+                place.key,
+                start,
+                buffer[start : start + RANGE_BYTES],
+                pinned,
             )
             for start in range(0, size, RANGE_BYTES)
         ]
         return partial(_filled, buffer, parts)
 
     def delete(self, places: Iterable[Object]) -> None:
-        """Delete objects; deleting what is not there is no error."""
+        """Delete objects; deleting what is not there is no error. Raises `StoreError` for those that
+        S3 would not delete.
+        """
         keys: dict[str, list[str]] = {}
         for transport, key in places:
             keys.setdefault(transport, []).append(key)
         for transport, of_bucket in keys.items():
             for start in range(0, len(of_bucket), 1000):
                 objects = [{"Key": key} for key in of_bucket[start : start + 1000]]
-                self.client.delete_objects(
+                answer = self.client.delete_objects(
                     Bucket=self.bucket(transport), Delete={"Objects": objects, "Quiet": True}
                 )
+                for error in answer.get("Errors", ()):  # S3 answers 200 to these, too
+                    raise StoreError(
+                        f"{error.get('Key')} cannot be deleted: {error.get('Code')}: "
+                        f"{error.get('Message')}"
+                    )
 
-    def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> None:
-        from botocore.exceptions import ClientError
+    def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> str:
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             # boto3 takes bytes only.
-            self.client.put_object(Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*")
+            answer = self.client.put_object(
+                Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*"
+            )
+            return str(answer["ETag"])
         except ClientError as error:
             # When the answer to a put is lost, boto repeats it and meets the object of the first one.
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status != 412 or not self._holds(bucket, key, memoryview(raw)):
-                raise
+            etag = (
+                self._etag_if_same(bucket, key, memoryview(raw)) if _status(error) == 412 else None
+            )
+            if etag is None:
+                raise StoreError(f"{key} cannot be written: {error}") from error
+            return etag
+        except BotoCoreError as error:
+            raise StoreError(f"{key} cannot be written: {error}") from error
 
-    def _holds(self, bucket: str, key: str, raw: memoryview) -> bool:
-        """Whether the object's bytes are these. It is read, in pieces: an ETag is a checksum neither in
-        directory buckets nor under a KMS key.
+    def _etag_if_same(self, bucket: str, key: str, raw: memoryview) -> str | None:
+        """The ETag of the object if its bytes are these. It is read, in pieces: an ETag is a checksum
+        neither in directory buckets nor under a KMS key.
         """
         found = self.client.get_object(Bucket=bucket, Key=key)
         with closing(found["Body"]) as body:
-            return found["ContentLength"] == len(raw) and all(
+            same = found["ContentLength"] == len(raw) and all(
                 body.read(COMPARE_BYTES) == raw[start : start + COMPARE_BYTES]
                 for start in range(0, len(raw), COMPARE_BYTES)
             )
+        return str(found["ETag"]) if same else None
 
     def _get(self, bucket: str, key: str, **options: str) -> bytes:
-        data: bytes = self.client.get_object(Bucket=bucket, Key=key, **options)["Body"].read()
-        return data
+        """The object or a range of it. boto repeats a request, but not the reading of its body."""
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            HTTPClientError,
+            IncompleteReadError,
+        )
 
-    def _get_into(self, bucket: str, key: str, start: int, part: memoryview) -> int:
-        data = self._get(bucket, key, Range=f"bytes={start}-{start + len(part) - 1}")
+        for attempt in range(1, READS + 1):
+            try:
+                answer = self.client.get_object(Bucket=bucket, Key=key, **options)
+                data: bytes = answer["Body"].read()
+                return data
+            except ClientError as error:
+                replaced = "; it was replaced after it had been written"
+                why = replaced if _status(error) == 412 else ""
+                raise StoreError(f"{key} cannot be read: {error}{why}") from error
+            except BotoCoreError as error:
+                broken = isinstance(error, (HTTPClientError, IncompleteReadError))
+                if not broken or attempt == READS:
+                    raise StoreError(f"{key} cannot be read: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _get_into(
+        self, bucket: str, key: str, start: int, part: memoryview, pinned: Mapping[str, str]
+    ) -> int:
+        data = self._get(bucket, key, Range=f"bytes={start}-{start + len(part) - 1}", **pinned)
         part[: len(data)] = data
         return len(data)
 
@@ -175,12 +233,15 @@ class Store:
         return self._buckets[transport]
 
 
-def finish(puts: Iterable[Future[None]]) -> None:
-    """Wait for all puts, then raise the error of one that failed."""
-    puts = list(puts)
-    wait(puts)
-    for put in puts:
-        put.result()
+def finish(puts: Mapping[str, Future[str]]) -> dict[str, str]:
+    """Wait for all puts; the ETags by tensor, or the error of one that failed."""
+    wait(puts.values())
+    return {name: put.result() for name, put in puts.items()}
+
+
+def _status(error: ClientError) -> int | None:
+    status: int | None = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status
 
 
 def _filled(buffer: memoryview, parts: Iterable[Future[int]]) -> memoryview:

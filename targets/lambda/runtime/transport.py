@@ -41,43 +41,60 @@ def send(
     sizes = {name: len(raw) for name, raw in raws.items()}
     chosen = choose(sizes, choices, rule, inline_first)
     # All uploads run while the rest is encoded and the checksums are taken.
-    puts = [
-        store.start_put(Object(way, object_key(request_id, name)), raws[name])
+    puts = {
+        name: store.start_put(Object(way, object_key(request_id, name)), raws[name])
         for name, way in chosen.items()
         if way != "payload"
-    ]
+    }
     records = {}
     for name, array in arrays.items():
-        record = describe(array, raws[name], dtypes[name], packed[name])
+        described = describe(array, raws[name], dtypes[name], packed[name])
+        record = {"tensor": name, **described}
         if chosen[name] == "payload":
             records[name] = inline(record, raws[name])
         else:
             records[name] = {**record, chosen[name]: object_key(request_id, name)}
     encoded()
-    finish(puts)
+    for name, etag in finish(puts).items():
+        records[name]["etag"] = etag
     return records
 
 
 def receive(
     records: dict[str, Any], request_id: str, store: Store | TimedStore
 ) -> dict[str, np.ndarray]:
-    """The arrays of the records, checked. Raises `WireError` naming the tensor.
+    """The arrays of the records, checked. Raises `WireError` naming the tensor, or `StoreError`.
 
-    Empties `records`: each one goes once it is decoded, for a function's memory is small.
+    What arrives from a store other than it was sent is read once more. Empties `records`: each one
+    goes once it is decoded, for a function's memory is small.
     """
     gets = {}
     for name, record in records.items():
         check_record(name, record)
         if "data" not in record:
-            gets[name] = store.start_get(_place(name, record, request_id), record["bytes"])
+            gets[name] = _start_get(name, record, request_id, store)
     arrays = {}
     # What is inline is decoded while the objects are on their way.
     for name in sorted(records, key=gets.__contains__):
         record = records.pop(name)
-        raw = gets.pop(name)() if name in gets else decode_inline(name, record)
-        check_bytes(name, record, raw)
+        stored = gets.pop(name, None)
+        raw = stored() if stored else decode_inline(name, record)
+        try:
+            check_bytes(name, record, raw)
+        except WireError:
+            if stored is None:
+                raise
+            del raw, stored  # a function's memory is small
+            raw = _start_get(name, record, request_id, store)()
+            check_bytes(name, record, raw)
         arrays[name] = unpack(name, record, raw)
     return arrays
+
+
+def _start_get(
+    name: str, record: Record, request_id: str, store: Store | TimedStore
+) -> Callable[[], bytes | memoryview]:
+    return store.start_get(_place(name, record, request_id), record["bytes"], record.get("etag"))
 
 
 def _place(name: str, record: Record, request_id: str) -> Object:

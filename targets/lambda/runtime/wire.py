@@ -1,9 +1,10 @@
 """The wire format: a tensor as a JSON record of raw bytes, checked before anything is allocated.
 
 A record is {"dtype", "shape", "bytes", "sha256"} and either "data" (base64 of the raw little-endian
-bytes) or "s3" or "s3express" (the key of an object that holds them). bfloat16, which numpy lacks,
-travels as its upper 16 bits and is float32 in memory. In memory "data" may be text, ASCII bytes or a
-view of such bytes.
+bytes) or "s3" or "s3express" (the key of an object that holds them, with its "etag"). "tensor" says
+whose bytes they are, so that no tensor is taken for another. bfloat16, which numpy lacks, travels as
+its upper 16 bits and is float32 in memory. In memory "data" may be text, ASCII bytes or a view of such
+bytes.
 
 Between slices a record may have "wire_dtype" (a float32 tensor whose bytes are float16) and
 "compression" (the bytes are zlib's). "bytes" and "sha256" are always of what travels, and are checked
@@ -17,8 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pybase64
@@ -35,6 +37,8 @@ ITEM_BYTES = {
 MAX_DIMENSIONS = 16
 WIRE_DTYPES = ("float16",)  # what float32 may travel as
 COMPRESSIONS = ("zlib",)
+
+_ETAG = re.compile(r'"?[\w-]{1,128}"?', re.ASCII)
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxlong = _REPR.maxother = 80
@@ -86,9 +90,18 @@ def decode_inline(field: str, record: Record) -> bytes:
 
 
 def check_record(field: str, record: Any) -> None:
-    """Raise `WireError` unless dtype, shape, byte length and packing are possible and agree."""
+    """Raise `WireError` unless dtype, shape, byte length and packing are possible and agree, and the
+    record is of this tensor if it says of which.
+    """
     if not isinstance(record, dict):
         raise WireError(field, f"a tensor is a JSON object, this is {type(record).__name__}")
+    if record.get("tensor", field) != field:
+        raise WireError(
+            field, f"this is the tensor {shown(record['tensor'])}; the two were swapped"
+        )
+    etag = record.get("etag")
+    if "etag" in record and not (isinstance(etag, str) and _ETAG.fullmatch(etag)):
+        raise WireError(field, f"etag {shown(etag)} is none that S3 gives")
     dtype, shape, size = (record.get(key) for key in ("dtype", "shape", "bytes"))
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise WireError(field, f"dtype {shown(dtype)} is not one of {', '.join(ITEM_BYTES)}")
@@ -112,6 +125,20 @@ def check_record(field: str, record: Any) -> None:
         held = f"dtype {dtype}" + (f" as {wire_dtype}" if wire_dtype else "")
         raise WireError(
             field, f"bytes is {shown(size)}; {held} and shape {shape} make {below}{expected}"
+        )
+
+
+def check_planned(field: str, record: Record, dtype: str, shape: Sequence[int | str]) -> None:
+    """Raise `WireError` unless a checked record has this type and the sizes that are numbers."""
+    found = record["shape"]
+    fits = len(found) == len(shape) and all(
+        size == planned
+        for size, planned in zip(found, shape, strict=True)
+        if not isinstance(planned, str)
+    )
+    if record["dtype"] != dtype or not fits:
+        raise WireError(
+            field, f"{record['dtype']}{found} arrived; the plan says {dtype}{list(shape)}"
         )
 
 

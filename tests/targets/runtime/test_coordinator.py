@@ -35,9 +35,10 @@ PLAN = {
     "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
     "stack": "f",
     "timeout_s": 60,
+    "deadline_s": 120,
     "stages": [
-        [{"name": "a", "stage": 0, "inputs": ["x"]}],
-        [{"name": "b", "stage": 1, "inputs": ["x", "middle"]}],
+        [{"name": "a", "stage": 0, "inputs": ["x"], "outputs": ["middle"]}],
+        [{"name": "b", "stage": 1, "inputs": ["x", "middle"], "outputs": ["last"]}],
     ],
 }
 
@@ -49,7 +50,9 @@ def record(array: np.ndarray) -> dict[str, Any]:
 
 
 def reply(trace: Any = None, **tensors: Any) -> bytes:
-    joined: bytes = messages.join({"trace": trace or {}}, "tensors", tensors)
+    name = "a" if "middle" in tensors else "b"
+    head = {"slice": name, "plan": "plan", "request_id": ID, "trace": trace or {}}
+    joined: bytes = messages.join(head, "tensors", tensors)
     return joined
 
 
@@ -66,12 +69,14 @@ class Fakes:
         answer = self.answers[FunctionName.removeprefix("f-")]
         return {"Payload": io.BytesIO(answer if isinstance(answer, bytes) else answer(self))}
 
-    def put_object(self, *, Key: str, Body: bytes, **_: Any) -> None:  # noqa: N803
+    def put_object(self, *, Key: str, Body: bytes, **_: Any) -> dict[str, str]:  # noqa: N803
         self.objects[Key] = Body
+        return {"ETag": '"etag"'}
 
-    def delete_objects(self, *, Delete: dict[str, Any], **_: Any) -> None:  # noqa: N803
+    def delete_objects(self, *, Delete: dict[str, Any], **_: Any) -> dict[str, Any]:  # noqa: N803
         for entry in Delete["Objects"]:
             self.objects.pop(entry["Key"], None)
+        return {}
 
 
 @pytest.fixture
@@ -229,7 +234,7 @@ def test_a_reply_that_is_no_message_is_the_slices_fault(
 
     assert found["status"] == 502
     assert found["error"]["slice"] == "a"
-    assert "something other than tensors" in found["error"]["message"]
+    assert "something other than its tensors" in found["error"]["message"]
 
 
 def test_a_trace_never_makes_a_reply_too_large(run: Callable[..., Any]) -> None:
@@ -239,6 +244,47 @@ def test_a_trace_never_makes_a_reply_too_large(run: Callable[..., Any]) -> None:
 
     assert run(fakes, trace=True)["trace"] == {}
     assert run(Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST)), trace=True)["trace"]["slices"]
+
+
+def test_a_repeated_request_gets_the_first_reply(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same id with other tensors is a request of its own."""
+    fakes = Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST))
+    first = run(fakes)
+    handler = coordinator.coordinator_handler(manifest=tmp_path / "manifest.json")
+    context = SimpleNamespace(aws_request_id="aws-0001")
+    request = {"request_id": ID, "inputs": {"x": X}}
+
+    assert json.loads(handler(request, context)) == first
+    fakes.sent.clear()
+    assert json.loads(handler(request, context)) == first
+    assert fakes.sent == {}
+    handler({**request, "inputs": {"x": {"data": [1.0, 3.0]}}}, context)
+    assert fakes.sent.keys() == {"f-a", "f-b"}
+
+
+@pytest.mark.parametrize("remaining", [0, -5, "1", True, None])
+def test_a_caller_can_set_a_deadline(remaining: Any, run: Callable[..., Any]) -> None:
+    fakes = Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST))
+
+    if remaining is None:
+        assert run(fakes, remaining_ms=9_000)["status"] == 200
+        assert json.loads(fakes.sent["f-b"])["remaining_ms"] <= 8_100
+    else:
+        found = run(fakes, remaining_ms=remaining)
+        assert (found["status"], found["error"]["field"]) == (400, "remaining_ms")
+
+
+def test_a_request_ends_with_its_deadline(run: Callable[..., Any]) -> None:
+    def slow(_: Fakes) -> bytes:
+        time.sleep(0.3)
+        return reply(middle=MIDDLE)
+
+    found = run(Fakes(a=slow), remaining_ms=100)
+
+    assert found["status"] == 504
+    assert (found["error"]["type"], found["error"]["slice"]) == ("DeadlineExceeded", "a")
 
 
 FAILED = json.dumps({"error": {"type": "WireError", "message": "no"}}).encode()
@@ -278,7 +324,10 @@ def test_nothing_is_left_of_a_slice_that_ends_after_another_has_failed(
         first_failed.set()
         return FAILED
 
-    stage = [{"name": "a", "stage": 0, "inputs": ["x"]}, {"name": "b", "stage": 0, "inputs": ["x"]}]
+    stage = [
+        {"name": name, "stage": 0, "inputs": ["x"], "outputs": [tensor]}
+        for name, tensor in (("a", "last"), ("b", "middle"))
+    ]
     fakes = Fakes(a=failing, b=slow)
 
     found = run(fakes, {**PLAN, "stages": [stage]})
@@ -300,7 +349,7 @@ def test_an_answer_is_given_though_its_objects_cannot_be_deleted(
     run: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Keeping(Fakes):
-        def delete_objects(self, **_: Any) -> None:
+        def delete_objects(self, **_: Any) -> dict[str, Any]:
             raise ClientError({"Error": {"Code": "SlowDown"}}, "DeleteObjects")
 
     large = record(np.arange(4000, dtype=np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,8 +74,106 @@ def test_a_key_of_another_request_is_never_read(store: Any) -> None:
         transport.receive({"large": records["large"]}, ID, store)
 
 
-def test_a_tensor_swapped_for_another_is_noticed(store: Any) -> None:
+def unpinned(records: Any) -> Any:
+    """Without ETags, as a caller may send them: then the checksum alone tells."""
+    return {
+        name: {key: value for key, value in record.items() if key != "etag"}
+        for name, record in records.items()
+    }
+
+
+@pytest.mark.parametrize("size", [1600, store_module.WHOLE_BYTES + 4])
+def test_an_object_that_was_replaced_is_never_read(store: Any, size: int) -> None:
+    """Not even when it holds the same bytes in the range that is read."""
+    array = np.zeros(size // 4, np.float32)
+    records = transport.send({"large": array}, DTYPES, ID, {}, rule.Rule(("s3",), 100_000), store)
+    store.client.put_object(Bucket="bucket", Key=records["large"]["s3"], Body=b"\0" * size + b"!")
+
+    with pytest.raises(store_module.StoreError, match=r"large cannot be read.*was replaced"):
+        transport.receive(records, ID, store)
+
+
+def test_an_object_that_is_not_there_is_named(store: Any) -> None:
     records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    store.delete(store_module.objects_of(records))
+
+    with pytest.raises(
+        store_module.StoreError, match=rf"requests/{ID}/.* cannot be read.*NoSuchKey"
+    ):
+        transport.receive(records, ID, store)
+
+
+def test_records_of_two_tensors_that_were_swapped_are_noticed(store: Any) -> None:
+    """Same type, same size, right checksums."""
+    arrays = {"one": np.zeros(3, np.float32), "two": np.ones(3, np.float32)}
+    dtypes = dict.fromkeys(arrays, "float32")
+    records = transport.send(arrays, dtypes, ID, {}, rule.Rule(("payload",), 100_000), store)
+
+    with pytest.raises(wire.WireError, match="one: this is the tensor 'two'; the two were swapped"):
+        transport.receive({"one": records["two"], "two": records["one"]}, ID, store)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_arrives_wrong_is_read_once_more(store: Any, times: int) -> None:
+    """A bit that flips on the way from S3 fails the request only if it does so twice."""
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    flipped: list[int] = []
+
+    def flip(parsed: Any, **_: Any) -> None:
+        if len(flipped) < times:
+            body = bytearray(parsed["Body"].read())
+            body[7] ^= 1
+            parsed["Body"] = io.BytesIO(bytes(body))
+            flipped.append(1)
+
+    store.client.meta.events.register("after-call.s3.GetObject", flip)
+    only = {"large": records["large"]}
+    if times == 1:
+        np.testing.assert_array_equal(transport.receive(only, ID, store)["large"], ARRAYS["large"])
+    else:
+        with pytest.raises(wire.WireError, match="large: the checksum differs"):
+            transport.receive(only, ID, store)
+
+
+@pytest.mark.parametrize("broken", [1, store_module.READS])
+def test_a_body_that_breaks_off_is_read_again(store: Any, broken: int) -> None:
+    from botocore.exceptions import IncompleteReadError
+
+    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    asked = []
+
+    class Body:
+        def read(self) -> bytes:
+            raise IncompleteReadError(actual_bytes=7, expected_bytes=1600)
+
+    def breaks(parsed: Any, **_: Any) -> None:
+        asked.append(1)
+        if len(asked) <= broken:
+            parsed["Body"] = Body()
+
+    store.client.meta.events.register("after-call.s3.GetObject", breaks)
+    only = {"large": records["large"]}
+    if broken < store_module.READS:
+        assert transport.receive(only, ID, store)["large"].shape == (4, 100)
+    else:
+        with pytest.raises(store_module.StoreError, match="7 read"):
+            transport.receive(only, ID, store)
+    assert len(asked) == 2
+
+
+def test_an_object_that_s3_would_not_delete_is_told(
+    store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 answers 200 and lists what it has refused."""
+    errors = [{"Key": "k", "Code": "AccessDenied", "Message": "no"}]
+    monkeypatch.setattr(store.client, "delete_objects", lambda **_: {"Errors": errors})
+
+    with pytest.raises(store_module.StoreError, match="k cannot be deleted: AccessDenied: no"):
+        store.delete([store_module.Object("s3", "k")])
+
+
+def test_a_tensor_swapped_for_another_is_noticed(store: Any) -> None:
+    records = unpinned(transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store))
     store.client.put_object(Bucket="bucket", Key=records["large"]["s3"], Body=b"\0" * 1600)
 
     with pytest.raises(wire.WireError, match="large: the checksum differs"):
@@ -82,7 +181,7 @@ def test_a_tensor_swapped_for_another_is_noticed(store: Any) -> None:
 
 
 def test_a_truncated_object_is_noticed(store: Any) -> None:
-    records = transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
+    records = unpinned(transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store))
     store.client.put_object(Bucket="bucket", Key=records["large"]["s3"], Body=b"\0" * 1599)
 
     with pytest.raises(wire.WireError, match="large: 1599 bytes arrived, 1600 were sent"):
@@ -93,7 +192,7 @@ def test_an_object_is_never_overwritten(store: Any) -> None:
     transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
     for other in (ARRAYS["large"] + 1, ARRAYS["large"][:3]):
-        with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+        with pytest.raises(store_module.StoreError, match="PreconditionFailed"):
             transport.send({"large": other}, DTYPES, ID, CHOICES, RULE, store)
 
     found = store.client.get_object(Bucket="bucket", Key=f"requests/{ID}/large")["Body"].read()
@@ -123,7 +222,7 @@ def test_the_last_byte_of_an_object_counts(store: Any) -> None:
     place = store_module.Object("s3", "key")
     store.start_put(place, raw).result()
 
-    with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+    with pytest.raises(store_module.StoreError, match="PreconditionFailed"):
         store.start_put(place, raw[:-1] + bytes([raw[-1] ^ 1])).result()
 
 
@@ -146,7 +245,7 @@ def test_more_keys_than_one_call_takes_are_deleted(store: Any) -> None:
 def test_every_upload_is_over_when_one_has_failed(store: Any) -> None:
     transport.send({"half": ARRAYS["half"] + 1}, DTYPES, ID, CHOICES, RULE, store)
 
-    with pytest.raises(store.client.exceptions.ClientError, match="PreconditionFailed"):
+    with pytest.raises(store_module.StoreError, match="PreconditionFailed"):
         transport.send(ARRAYS, DTYPES, ID, CHOICES, RULE, store)
 
     assert keys(store) == [f"requests/{ID}/half", f"requests/{ID}/large"]
@@ -171,7 +270,8 @@ def test_large_objects_come_in_ranges(store: Any, extra: int) -> None:
 
 def test_a_large_object_that_is_too_short_is_noticed(store: Any) -> None:
     array = np.zeros(store_module.WHOLE_BYTES + 100, np.uint8)
-    records = transport.send({"x": array}, {"x": "uint8"}, ID, {}, rule.Rule(("s3",), 9), store)
+    sent = transport.send({"x": array}, {"x": "uint8"}, ID, {}, rule.Rule(("s3",), 9), store)
+    records = unpinned(sent)
     store.client.put_object(Bucket="bucket", Key=records["x"]["s3"], Body=b"\0" * (len(array) - 1))
 
     with pytest.raises(wire.WireError, match=f"{len(array) - 1} bytes arrived"):
@@ -216,6 +316,7 @@ def test_objects_hold_what_travels(store: Any) -> None:
     packing = rule.Rule(("s3",), 100_000, "float16", "zlib")
     records = transport.send({"x": ARRAYS["half"]}, {"x": "float32"}, ID, {}, packing, store,
                              internal={"x"})  # fmt: skip
+    records = unpinned(records)
     raw = store.client.get_object(Bucket="bucket", Key=records["x"]["s3"])["Body"].read()
 
     assert len(raw) == records["x"]["bytes"] < 800

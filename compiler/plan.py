@@ -116,7 +116,7 @@ class TransportRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting,
-    `packaging` how the target packs it.
+    `packaging` how the target packs it, `modules` what of the model it is (`slicewise.modules`).
     """
 
     name: str
@@ -131,6 +131,7 @@ class Slice:
     onnx: str
     shard: Mapping[str, Any] | None = None
     packaging: str = "zip"
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,8 @@ class Edge:
     `bytes` (as they travel, before compression) and `transport` hold for the example's sizes. At run
     time the actual size decides by `choices`: in order of size, the transport for a tensor of up to so
     many raw bytes (None: of any size). All edges of one tensor have the same, because it is sent once.
+    `module` is the path of the module that makes the tensor. `prices` are what it takes from end to end
+    by each allowed transport that can hold it: (transport, expected ms, US dollars per million).
     """
 
     tensor: str
@@ -151,6 +154,8 @@ class Edge:
     transport: str
     reason: str
     choices: tuple[tuple[str, int | None], ...] = ()
+    module: str = ""
+    prices: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def crosses(self) -> bool:

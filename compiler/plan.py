@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slicewise.errors import BundleError
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.limits import Limits
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
 
 SCHEMA = 1
 
@@ -280,6 +284,36 @@ class Plan:
         from slicewise.report import plan_text
 
         return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from slicewise.inspection.notebook import plan_html
+
+        return plan_html(self)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """See `slicewise.inspection.exports.to_networkx`."""
+        from slicewise.inspection.exports import to_networkx
+
+        return to_networkx(self)
+
+    def to_mermaid(self) -> str:
+        """See `slicewise.inspection.exports.to_mermaid`."""
+        from slicewise.inspection.exports import to_mermaid
+
+        return to_mermaid(self)
+
+    def to_dot(self) -> str:
+        """See `slicewise.inspection.exports.to_dot`."""
+        from slicewise.inspection.exports import to_dot
+
+        return to_dot(self)
+
+    def to_dataframe(self, what: str = "slices") -> pandas.DataFrame:
+        """See `slicewise.inspection.exports.to_dataframe`."""
+        from slicewise.inspection.exports import to_dataframe
+
+        return to_dataframe(self, what)
 
 
 def _prediction(data: dict[str, Any]) -> Prediction:

@@ -93,7 +93,7 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
         *(_edges(sent, narrow=narrow)),
         "",
         "Transports. " + "; ".join(rules) + "." + _packing(plan),
-        *_prediction(plan),
+        *prediction_text(plan),
         verdict(plan),
     ]
 
@@ -218,7 +218,7 @@ def runner_up(edge: Edge) -> str:
     return f"{name} {ms - own:+,.1f} ms"
 
 
-def _prediction(plan: Plan) -> list[str]:
+def prediction_text(plan: Plan) -> list[str]:
     """What a request takes and costs."""
     found = plan.prediction
     if found.latency_ms is None:

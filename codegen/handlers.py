@@ -14,12 +14,13 @@ from slicewise.templates import templates
 
 def render(plan: Plan) -> Handlers:
     """The handlers of a plan; equal plans give equal texts."""
-    # What was measured on the way is no part of what was decided.
+    # What was measured on the way, or only explains, is no part of what was decided.
     decided = replace(
         plan,
         certificate=replace(plan.certificate, seconds=0.0),
         prediction=Prediction(),
         slices=tuple(replace(part, peak_memory_bytes=0) for part in plan.slices),
+        edges=tuple(replace(edge, prices=()) for edge in plan.edges),
     )
     plan_id = hashlib.sha256(decided.to_json().encode()).hexdigest()[:16]
     shared = {

@@ -375,6 +375,7 @@ def _write(work: _Work, plan: Plan, step: Steps) -> Compiled:
         target=work.target,
         notes=work.captured.notes,
         _captured=work.captured,
+        _parallel=work.times.parallel,
         _workspace=workspace,
     )
 

@@ -1,4 +1,4 @@
-"""The command line: compile, frontier, inspect, run, serve, calibrate; other commands have own files.
+"""The command line: compile, frontier, run, serve, calibrate; other commands have own files.
 
 Exit codes: 0 ok, 1 refused or failed, 2 usage.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slicewise.cli_deploy import COMMANDS, read_input
+from slicewise.cli_inspect import inspect, print_plan
 from slicewise.cli_package import package
 from slicewise.errors import SlicewiseError
 from slicewise.factory import call_factory
@@ -42,7 +43,7 @@ def cli() -> None:
     """Compile a PyTorch model into slices that each fit an AWS Lambda function."""
 
 
-for _command in (package, *COMMANDS):
+for _command in (inspect, package, *COMMANDS):
     cli.add_command(_command)
 
 
@@ -162,7 +163,7 @@ def compile_command(
     if as_json:
         click.echo(bundle.plan.to_json())
         return
-    _print_plan(bundle.plan)
+    print_plan(bundle.plan)
     click.echo(f"\nWrote {output}. Next: slicewise serve {output}")
 
 
@@ -210,20 +211,6 @@ def frontier_command(
     if plot is not None:
         plot_frontier(plans, plot)
         click.echo(f"Wrote {plot}.", err=True)
-
-
-@cli.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print plan.json.")
-def inspect(directory: Path, as_json: bool) -> None:
-    """Show the plan of a bundle."""
-    from slicewise.compiled import load
-
-    plan = load(directory).plan
-    if as_json:
-        click.echo(plan.to_json())
-    else:
-        _print_plan(plan)
 
 
 def _network_options(command: Any) -> Any:
@@ -386,9 +373,3 @@ def _print_waterfall(trace: Any) -> None:
 
     width = min(140, shutil.get_terminal_size((100, 24)).columns)
     click.echo(waterfall_text(trace, color=sys.stdout.isatty(), width=width))
-
-
-def _print_plan(plan: Any) -> None:
-    from slicewise.report import plan_text
-
-    click.echo(plan_text(plan, color=sys.stdout.isatty()))

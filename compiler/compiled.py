@@ -18,6 +18,7 @@ from slicewise import targets
 from slicewise.errors import BundleError, VerificationError
 from slicewise.graph import OpGraph
 from slicewise.inputs import check_inputs
+from slicewise.inspection.detail import Detail, read_detail, write_detail
 from slicewise.limits import MB
 from slicewise.plan import Plan
 from slicewise.smoke import Smoke, write_smoke
@@ -52,6 +53,7 @@ class Compiled:
     _captured: Captured = field(repr=False)
     _workspace: tempfile.TemporaryDirectory[str] = field(repr=False)
     _tolerance: float | None = field(default=None, repr=False)
+    _parallel: float = field(default=0.0, repr=False)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The output of all slices, run one after the other in this process, for checking.
@@ -105,6 +107,7 @@ class Compiled:
             self.target.write_bundle(
                 self.plan, render(self.plan), Path(self._workspace.name), building
             )
+            write_detail(building, self.detail)
             write_smoke(building, self._smoke())
             building.chmod(0o755)
             _replace(destination, building)
@@ -157,6 +160,11 @@ class Compiled:
         found = replace(self, plan=replace(plan, slices=tuple(slices)), notes=(*self.notes, *notes))
         check(found._compared(found._runner(PREOPTIMISED_FILE), self._tolerance))
         return found
+
+    @property
+    def detail(self) -> Detail:
+        """The ops and their times, as the bundle has them."""
+        return Detail(graph=self.graph, parallel=self._parallel)
 
     def _smoke(self) -> Smoke:
         """The example and the original model's outputs, at the tolerance of `verified`."""
@@ -229,7 +237,7 @@ class Bundle:
 
     def serve(self, **options: Any) -> Endpoint:
         """See `slicewise.serve`."""
-        return self._target().serve(self.directory, self.plan, **options)
+        return self.target.serve(self.directory, self.plan, **options)
 
     def package(self, **options: Any) -> Any:
         """Make what is uploaded, in the bundle's folder dist/; printed, it is a table of sizes.
@@ -237,9 +245,16 @@ class Bundle:
         Options are the target's own, for Lambda: `python` ("3.13"), `architecture` ("x86_64" or
         "arm64"), `python_executable` and `wheels`. Raises `BundleError` and `TargetError`.
         """
-        return self._target().package(self.directory, self.plan, **options)
+        return self.target.package(self.directory, self.plan, **options)
 
-    def _target(self) -> Target:
+    @property
+    def detail(self) -> Detail:
+        """The ops that the plan was cut from, and their times. Raises `BundleError`."""
+        return read_detail(self.directory)
+
+    @property
+    def target(self) -> Target:
+        """The target, with the numbers of the platform that the bundle was made with."""
         profile = self.directory / "profile.json"
         return targets.load(self.plan.target, profile if profile.exists() else None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,8 +143,13 @@ class OpGraph:
         return peak_activation_bytes(self, ops)
 
     def to_json(self) -> str:
-        """A JSON text from which `from_json` rebuilds an equal graph."""
-        return json.dumps(asdict(self))
+        """A JSON text from which `from_json` rebuilds an equal graph; defaults are left out."""
+        lists = {
+            kind: [_brief(part) for part in getattr(self, kind)]
+            for kind in ("ops", "tensors", "weights")
+        }
+        data = {"name": self.name, **lists, "inputs": self.inputs, "outputs": self.outputs}
+        return json.dumps(data)
 
     @staticmethod
     def from_json(text: str) -> OpGraph:
@@ -241,6 +246,11 @@ def peak_activation_bytes(graph: OpGraph, ops: Iterable[str]) -> int:
         peak = max(peak, live + op.memory_bytes)
         live -= freed_after.get(position, 0)
     return peak
+
+
+def _brief(part: Op | Tensor | Weight) -> dict[str, Any]:
+    values = ((field, getattr(part, field.name)) for field in fields(part))
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def _number(node: Any, attributes: Mapping[str, Any], name: str, kind: type[_N]) -> _N:

@@ -8,11 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slicewise.errors import BundleError
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.limits import Limits
+
+if TYPE_CHECKING:
+    import networkx
+    import pandas
 
 SCHEMA = 1
 
@@ -116,7 +120,7 @@ class TransportRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting,
-    `packaging` how the target packs it.
+    `packaging` how the target packs it, `modules` what of the model it is (`slicewise.modules`).
     """
 
     name: str
@@ -131,6 +135,7 @@ class Slice:
     onnx: str
     shard: Mapping[str, Any] | None = None
     packaging: str = "zip"
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +145,8 @@ class Edge:
     `bytes` (as they travel, before compression) and `transport` hold for the example's sizes. At run
     time the actual size decides by `choices`: in order of size, the transport for a tensor of up to so
     many raw bytes (None: of any size). All edges of one tensor have the same, because it is sent once.
+    `module` is the path of the module that makes the tensor. `prices` are what it takes from end to end
+    by each allowed transport that can hold it: (transport, expected ms, US dollars per million).
     """
 
     tensor: str
@@ -151,6 +158,8 @@ class Edge:
     transport: str
     reason: str
     choices: tuple[tuple[str, int | None], ...] = ()
+    module: str = ""
+    prices: tuple[tuple[str, float, float], ...] = ()
 
     @property
     def crosses(self) -> bool:
@@ -275,6 +284,36 @@ class Plan:
         from slicewise.report import plan_text
 
         return plan_text(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        from slicewise.inspection.notebook import plan_html
+
+        return plan_html(self)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """See `slicewise.inspection.exports.to_networkx`."""
+        from slicewise.inspection.exports import to_networkx
+
+        return to_networkx(self)
+
+    def to_mermaid(self) -> str:
+        """See `slicewise.inspection.exports.to_mermaid`."""
+        from slicewise.inspection.exports import to_mermaid
+
+        return to_mermaid(self)
+
+    def to_dot(self) -> str:
+        """See `slicewise.inspection.exports.to_dot`."""
+        from slicewise.inspection.exports import to_dot
+
+        return to_dot(self)
+
+    def to_dataframe(self, what: str = "slices") -> pandas.DataFrame:
+        """See `slicewise.inspection.exports.to_dataframe`."""
+        from slicewise.inspection.exports import to_dataframe
+
+        return to_dataframe(self, what)
 
 
 def _prediction(data: dict[str, Any]) -> Prediction:

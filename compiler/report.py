@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from slicewise.graph import INPUT, OUTPUT
-from slicewise.plan import Edge, Plan, SplitRecord
+from slicewise.plan import Edge, Plan, Slice, SplitRecord
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WIDTH = 100
+NARROW = 80  # below this, tables become lists
 
 
 def plan_text(plan: Plan, *, color: bool = False, width: int = WIDTH) -> str:
-    """The plan as a text of tables."""
-    console = _console(color=color, width=width)
-    print_plan(plan, console)
-    return _printed(console)
+    """The plan as a text of tables, or of lists where these would not fit."""
+    return text(_plan_parts(plan, narrow=width < NARROW), color=color, width=width)
 
 
-def _console(*, color: bool = False, width: int = WIDTH) -> Console:
+def text(parts: Iterable[RenderableType], *, color: bool = False, width: int = WIDTH) -> str:
+    """What rich makes of parts, without spaces at the ends of lines."""
     from rich.console import Console
 
-    return Console(
+    console = Console(
         file=io.StringIO(), width=width, force_terminal=color, color_system="auto" if color else None,
         highlight=False, legacy_windows=False,
     )  # fmt: skip
+    for part in parts:
+        console.print(part)
+    return _printed(console)
 
 
 def _printed(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def print_plan(plan: Plan, console: Console) -> None:
-    """Print the plan to a rich console."""
-    for part in _plan_parts(plan):
-        console.print(part)
 
 
 def frontier_text(plans: Sequence[Plan], *, width: int = WIDTH) -> str:
@@ -61,9 +58,7 @@ def frontier_text(plans: Sequence[Plan], *, width: int = WIDTH) -> str:
             f"{plan.coordinator_memory_mb:,} MB",
             ", ".join(ways) or "none",
         )
-    console = _console(width=width)
-    console.print(table)
-    return _printed(console)
+    return text([table], width=width)
 
 
 def megabytes(size: int) -> str:
@@ -75,82 +70,155 @@ def megabytes(size: int) -> str:
     return f"{size / 1024 / 1024:.1f} MB"
 
 
-def _plan_parts(plan: Plan) -> list[RenderableType]:
+def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
     from rich.markup import escape
-    from rich.table import Table
 
     model, limits = plan.model, plan.limits
-    count = len(plan.slices)
     title = (
-        f"[bold]{model.name}[/]: {model.parameters:,} parameters, {megabytes(model.weight_bytes)} of "
-        f"weights, in {count} slice{'s' * (count != 1)} for {plan.target}"
+        f"[bold]{escape(model.name)}[/]: {model.parameters:,} parameters, "
+        f"{megabytes(model.weight_bytes)} of weights, in {len(plan.slices)} slices for {plan.target}"
     )
     bounds = [f"{limits.memory_mb:,} MB of memory" if limits.memory_mb else ""]
-    bounds += [f"{limits.package_mb:g} MB of package" if limits.package_mb else ""]
+    bounds += [f"{limits.package_mb:,g} MB of package" if limits.package_mb else ""]
     bounds += [f"{megabytes(limits.weight_bytes)} of weights" if limits.weight_bytes else ""]
-    bounds += [f"at most {limits.max_slices} slices" if limits.max_slices else ""]
-
-    slices = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "slice",
-        "ops",
-        "stage",
-        "weights",
-        "peak memory",
-        "function",
-        "package",
-        "first … last op",
-    ):
-        right = name not in ("slice", "first … last op")
-        slices.add_column(name, justify="right" if right else "left", no_wrap=right)
-    for part in plan.slices:
-        slices.add_row(
-            part.name,
-            str(len(part.ops)),
-            str(part.stage),
-            megabytes(part.weight_bytes),
-            megabytes(part.peak_memory_bytes),
-            f"{part.memory_mb:,} MB",
-            megabytes(part.package_bytes) + f" {part.packaging}" * (part.packaging != "zip"),
-            f"{part.ops[0]} … {part.ops[-1]}" if len(part.ops) > 1 else part.ops[0],
-        )
-
-    edges = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tensor", "shape", "bytes", "from", "to", "transport"):
-        edges.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
-    rules: dict[str, None] = {}
-    for sent in _by_tensor(plan):
-        edge = sent[0]
-        readers = ["reply" if e.consumer == OUTPUT else e.consumer for e in sent]
-        rules[_rule(sent)] = None
-        edges.add_row(
-            edge.tensor,
-            escape(f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"),
-            f"{edge.bytes:,}",
-            "request" if edge.producer == INPUT else edge.producer,
-            ", ".join(readers),
-            edge.transport,
-            style=None if any(e.crosses for e in sent) else "dim",
-        )
-    why = "Transports. " + "; ".join(rules) + "." + _packing(plan)
-
-    verdict = _verdict(plan)
+    sent = by_tensor(plan)
+    rules = dict.fromkeys(_rule(edges) for edges in sent)
     return [
         title,
         f"Each slice within {', '.join(b for b in bounds if b)}.",
         *(escape(_split_line(split)) for split in plan.splits),
         "",
-        slices,
+        *(_slices(plan, narrow=narrow)),
         "",
-        edges,
+        *(_edges(sent, narrow=narrow)),
         "",
-        why,
-        *_prediction(plan),
-        verdict,
+        "Transports. " + "; ".join(rules) + "." + _packing(plan),
+        *prediction_text(plan),
+        verdict(plan),
     ]
 
 
-def _prediction(plan: Plan) -> list[str]:
+def _slices(plan: Plan, *, narrow: bool) -> list[RenderableType]:
+    """Memory is what the largest request was seen to take, of what the function has."""
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    shares = time_shares(plan)
+    rows = [
+        (
+            part.name,
+            str(part.stage),
+            str(len(part.ops)),
+            megabytes(part.weight_bytes),
+            _memory(part),
+            f"{shares[part.name]:.0%}" if part.name in shares else "",
+            escape(where(part)),
+        )
+        for part in plan.slices
+    ]
+    if narrow:
+        return [
+            line
+            for name, stage, ops, weights, memory, share, modules in rows
+            for line in (
+                f"[bold]{name}[/]: {ops} ops, stage {stage}, {weights} of weights, {memory}"
+                + (f", {share} of the time" if share else ""),
+                Padding(modules, (0, 0, 0, 2), style="dim"),
+            )
+        ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("slice", "stage", "ops", "weights", "memory", "time"):
+        table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
+    table.add_column("modules", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return [table]
+
+
+def _memory(part: Slice) -> str:
+    packed = f" {part.packaging}" * (part.packaging != "zip")
+    return f"{part.peak_memory_bytes / 1024 / 1024:,.1f} of {part.memory_mb:,} MB{packed}"
+
+
+def where(part: Slice) -> str:
+    """What of the model a slice is: its modules, or its first and last op where there are none."""
+    if part.modules:
+        return ", ".join(part.modules)
+    return f"{part.ops[0]} … {part.ops[-1]}" if len(part.ops) > 1 else part.ops[0]
+
+
+def time_shares(plan: Plan) -> dict[str, float]:
+    """The part of a warm request's expected time that each slice's call takes, where it is known."""
+    total = plan.prediction.latency_ms
+    if not total:
+        return {}
+    return {part.name: (part.call_ms + part.billed_ms) / total for part in plan.prediction.slices}
+
+
+def _edges(sent: Sequence[list[Edge]], *, narrow: bool) -> list[RenderableType]:
+    from rich.markup import escape
+    from rich.padding import Padding
+    from rich.table import Table
+
+    rows = [
+        (
+            escape(
+                f"{edges[0].tensor} of {edges[0].module}" if edges[0].module else edges[0].tensor
+            ),
+            escape(shape_text(edges[0])),
+            f"{edges[0].bytes:,}",
+            route(edges),
+            edges[0].transport,
+            runner_up(edges[0]),
+        )
+        for edges in sent
+    ]
+    styles = [None if any(e.crosses for e in edges) else "dim" for edges in sent]
+    if narrow:
+        return [
+            line
+            for tensor, shape, size, ends, transport, other in rows
+            for line in (
+                f"[bold]{tensor}[/]",
+                Padding(
+                    f"{ends}: {shape}, {size} bytes by {transport}"
+                    + (f" ({other})" if other else ""),
+                    (0, 0, 0, 2),
+                ),
+            )
+        ]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("tensor", "shape", "bytes", "way", "transport", "or else"):
+        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*row, style=style)
+    return [table]
+
+
+def shape_text(edge: Edge) -> str:
+    """float32[batch, 384]."""
+    return f"{edge.dtype}[{', '.join(map(str, edge.shape))}]"
+
+
+def route(edges: Sequence[Edge]) -> str:
+    """From where to where one tensor goes."""
+    readers = ["reply" if edge.consumer == OUTPUT else edge.consumer for edge in edges]
+    producer = "request" if edges[0].producer == INPUT else edges[0].producer
+    return f"{producer} → {', '.join(readers)}"
+
+
+def runner_up(edge: Edge) -> str:
+    """The best of the other transports between slices, and how much longer it would take."""
+    own = next((ms for name, ms, _ in edge.prices if name == edge.transport), None)
+    others = [(ms, name) for name, ms, _ in edge.prices if name != edge.transport]
+    if own is None or not others or not edge.crosses:
+        return ""
+    ms, name = min(others)
+    return f"{name} {ms - own:+,.1f} ms"
+
+
+def prediction_text(plan: Plan) -> list[str]:
     """What a request takes and costs."""
     found = plan.prediction
     if found.latency_ms is None:
@@ -163,7 +231,7 @@ def _prediction(plan: Plan) -> list[str]:
     ]
 
 
-def _verdict(plan: Plan) -> str:
+def verdict(plan: Plan) -> str:
     """What is proven of the objective."""
     proof = plan.certificate
     how = f"({proof.method}, {proof.seconds:.1f} s)"
@@ -210,7 +278,7 @@ def _split_line(split: SplitRecord) -> str:
     )
 
 
-def _by_tensor(plan: Plan) -> list[list[Edge]]:
+def by_tensor(plan: Plan) -> list[list[Edge]]:
     """The edges of one tensor together: it is sent once, whoever reads it."""
     found: dict[tuple[str, str], list[Edge]] = {}
     for edge in plan.edges:

@@ -50,6 +50,7 @@ class Chosen:
     transport: str
     choices: tuple[tuple[str, int | None], ...]
     reason: str
+    prices: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,11 +95,9 @@ def _row(part: Mapping[str, Any]) -> Row:
 
 def waterfall_text(trace: Mapping[str, Any], *, color: bool = False, width: int = 100) -> str:
     """The trace as a picture: a bar per slice on one axis, then each phase and edge in numbers."""
-    from slicewise.report import _console, _printed
+    from slicewise.report import text
 
-    console = _console(color=color, width=width)
-    console.print(_picture(trace, width))
-    return _printed(console)
+    return text([_picture(trace, width)], color=color, width=width)
 
 
 def _picture(trace: Mapping[str, Any], width: int) -> Group:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from slicewise.cost import CostModel
 from slicewise.graph import INPUT, OUTPUT, OpGraph
+from slicewise.modules import modules_of
 from slicewise.passes import Partition
 from slicewise.plan import Edge, Slice, TransportRule
 from slicewise.target import Packed, Sent, Target
@@ -58,6 +59,7 @@ def place(
             inputs=part.inputs,
             outputs=part.outputs,
             onnx=f"functions/{part.name}/model.onnx",
+            modules=modules_of(graph, part.ops),
         )
         for part in partition.slices
     )
@@ -117,6 +119,8 @@ def _edges(
                     transport=chosen[name].transport,
                     reason=chosen[name].reason,
                     choices=chosen[name].choices,
+                    module=graph.op[tensor.producer].module if sender != INPUT else "",
+                    prices=chosen[name].prices,
                 )
                 for consumer in consumers[name]
             ]

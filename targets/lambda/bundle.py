@@ -7,6 +7,7 @@ README.md                     what was built, how to deploy, call and remove it,
 template.yaml                 the deployment as an AWS SAM template
 cloudformation.yaml           and as a plain CloudFormation template
 layer/                        the libraries that all functions share, and how they are put together
+graph.json                    the ops with their times and bytes (slicewise/inspection/detail.py)
 smoke.npz                     an example request and the original model's reply (slicewise/smoke.py)
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/

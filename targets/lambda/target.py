@@ -180,6 +180,7 @@ class LambdaTarget:
                 transport=chosen[sent.tensor],
                 choices=choices_of[sent.tensor],
                 reason=_reason(model, sent, chosen[sent.tensor], rule, usd_weight),
+                prices=_prices(model, sent, rule),
             )
             for sent in message
         }
@@ -271,6 +272,24 @@ def _reason(
     if not full:
         return words
     return words + (", but together it is better" if sent.wanted else ", but the message is full")
+
+
+def _prices(
+    model: CostModel, sent: Sent, rule: TransportRule
+) -> tuple[tuple[str, float, float], ...]:
+    """See `Edge.prices`."""
+    found = []
+    for name in rule.transports:
+        way = model.transport(name)
+        if way.max_bytes is not None and sent.bytes > way.max_bytes:
+            continue
+        # A line is ms + weight * dollars: by its weight's first dollar it grows by the dollars.
+        start, slope, _ = line(model, way, sent.sender_mb, sent.reader_mbs)
+        start_paid, slope_paid, _ = line(model, way, sent.sender_mb, sent.reader_mbs, 1.0)
+        ms = start + slope * sent.bytes
+        usd = start_paid + slope_paid * sent.bytes - ms
+        found.append((name, ms, usd * 1e6))
+    return tuple(found)
 
 
 def _show(value: float, usd_weight: float) -> str:

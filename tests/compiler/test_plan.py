@@ -28,11 +28,11 @@ def test_plan_json_keeps_its_names(compiled: slicewise.Compiled) -> None:
     ]  # fmt: skip
     assert set(data["slices"][0]) == {
         "name", "stage", "shard", "ops", "weight_bytes", "peak_memory_bytes", "memory_mb",
-        "package_bytes", "inputs", "outputs", "onnx", "packaging",
+        "package_bytes", "inputs", "outputs", "onnx", "packaging", "modules",
     }  # fmt: skip
     assert set(data["edges"][0]) == {
         "tensor", "dtype", "shape", "bytes", "producer", "consumer", "transport", "reason",
-        "choices",
+        "choices", "module", "prices",
     }  # fmt: skip
 
 

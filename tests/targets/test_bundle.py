@@ -29,7 +29,14 @@ def test_a_bundle_holds_a_package_per_function(
     saved = compiled.save(tmp_path / "bundle")
     runtime = {f"slicewise_runtime/{path.name}" for path in RUNTIME.glob("*.py")}
 
-    expected = {"plan.json", "profile.json", "functions.json", "README.md", "smoke.npz"}
+    expected = {
+        "plan.json",
+        "profile.json",
+        "functions.json",
+        "README.md",
+        "smoke.npz",
+        "graph.json",
+    }
     expected |= {"template.yaml", "cloudformation.yaml", "layer/Makefile"}
     expected |= {"Dockerfile", ".dockerignore", "image/part.py"}
     expected |= {"layer/requirements.txt", "layer/strip.py"}

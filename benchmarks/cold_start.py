@@ -8,10 +8,10 @@ boto3 is not there yet when the session is); then the first run against a later 
 the platform ends all environments; files stay in the page cache, as no figure of Lambda's disk is known.
 
 Second: the first request of a plan of five slices, one stage each, and the bound that is to hold for
-it: 1.3 times the cold start of its slowest slice, and a warm request. Everything is measured in the same
-run. That cold start is the slowest one within the very request; `alone` is that of a slice which
-starts alone. On a machine with two cores five slices that start at once share them, on Lambda they do
-not; so the first bound is the one to compare, and the second cannot be kept here.
+it: 1.3 times the cold start of its slowest slice, and a warm request. On Lambda functions that start at
+once do not share cores; so that they do not here, all of them have so small a part of this machine's
+that they could all run at the same time (`cpu_scale`). The cold start is that of a slice which starts
+alone, from the call to its end, in the run without the warm-up.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ WIDTH = 1024  # one layer has 4 MiB
 PARTS = ("spawn_ms", "import_ms", "load_ms", "clients_ms")
 STAGES = 5
 BOUND = 1.3
+CPU_SCALE = 0.13  # six inits of two vCPUs each then fit the two cores of this machine, and some is left
 
 
 def main() -> None:
@@ -45,7 +46,8 @@ def main() -> None:
     print_parts(
         (20,) if quick else MEGABYTES, (512, 1769) if quick else MEMORIES_MB, 1 if quick else 5
     )
-    print_first_requests(20 if quick else 40, 1 if quick else 5)
+    for size in (20,) if quick else MEGABYTES:
+        print_first_requests(size, 1 if quick else 5)
 
 
 def layers(megabytes: int) -> nn.Module:
@@ -121,11 +123,12 @@ def set_memory(bundle: slicewise.Bundle, part: str, memory_mb: int) -> None:
 
 
 def print_first_requests(megabytes: int, repeats: int) -> None:
-    print(f"\nFirst request of {STAGES} slices of {megabytes} MB, ms, medians of {repeats}")
-    heads = ("network", "warm-up", "first", "warm", "coordinator", "slowest", "bound", "ratio",
-             "bound alone", "ratio")  # fmt: skip
-    print("".join(f"{head:>13}" for head in heads))
+    print(f"\nFirst request of {STAGES} slices of {megabytes} MB, ms, medians of {repeats}, "
+          f"CPU scaled by {CPU_SCALE:.2f}")  # fmt: skip
+    heads = ("network", "warm-up", "first", "warm", "coordinator", "slowest slice", "bound", "ratio")
+    print("".join(f"{head:>14}" for head in heads))
     alone: dict[str | None, float] = {}
+    held = True
     for warm_up in (False, True):  # without it slices start one after the other, each alone
         compiled = slicewise.compile(
             layers(megabytes * STAGES), (torch.randn(1, WIDTH),), warm_up=warm_up, verify=False,
@@ -137,16 +140,18 @@ def print_first_requests(megabytes: int, repeats: int) -> None:
             for network in (None, "aws"):
                 first, warm, own, slowest = first_request(bundle, network, repeats)
                 alone.setdefault(network, slowest)
-                together, apart = BOUND * slowest + warm, BOUND * alone[network] + warm
+                bound = BOUND * alone[network] + warm
+                held = held and (not warm_up or first <= bound)
                 print(
-                    f"{network or 'off':>13}{'yes' if warm_up else 'no':>13}"
-                    f"{first:13.0f}{warm:13.0f}{own:13.0f}{slowest:13.0f}"
-                    f"{together:13.0f}{first / together:13.2f}{apart:13.0f}{first / apart:13.2f}",
+                    f"{network or 'off':>14}{'yes' if warm_up else 'no':>14}"
+                    f"{first:14.0f}{warm:14.0f}{own:14.0f}{slowest:14.0f}"
+                    f"{bound:14.0f}{first / bound:14.2f}",
                     flush=True,
                 )
     print(
-        "first: as the caller sees it; coordinator, slowest: their Init Durations in that request;\n"
-        f"bound: {BOUND} x slowest + warm; alone: by the slowest slice of the run without the warm-up."
+        "first: as the caller sees it; coordinator, slowest slice: Init Durations in that request;\n"
+        f"bound: {BOUND} x the slowest slice without the warm-up, and a warm request.\n"
+        f"{'held' if held else 'FAILED':7}with the warm-up a first request is within the bound"
     )
 
 
@@ -156,7 +161,7 @@ def first_request(
     """Medians: the first request, a warm one, the coordinator's init and the slowest slice's."""
     x = torch.randn(1, WIDTH)
     rows = []
-    endpoint: Any = bundle.serve(network=network)
+    endpoint: Any = bundle.serve(network=network, cpu_scale=CPU_SCALE)
     with endpoint:
         for _ in range(repeats):
             endpoint.platform.discard_idle()

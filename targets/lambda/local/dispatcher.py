@@ -184,7 +184,7 @@ class Dispatcher:
     def _initialise(self, instance: Instance, request_id: str) -> Init:
         """The init phase, at more CPU than the function's share."""
         share = cpu_share(instance.function.memory_mb, self._cpu_scale)
-        instance.set_cpu(max(INIT_VCPUS, share))
+        instance.set_cpu(max(INIT_VCPUS * self._cpu_scale, share))
         try:
             failure = self._await_ready(
                 instance, request_id, instance.started + self._init_timeout_s

@@ -36,7 +36,9 @@ WIDTH = 1024  # one layer has 4 MiB
 PARTS = ("spawn_ms", "import_ms", "load_ms", "clients_ms")
 STAGES = 5
 BOUND = 1.3
-CPU_SCALE = 0.13  # six inits of two vCPUs each then fit the two cores of this machine, and some is left
+CPU_SCALE = (
+    0.13  # six inits of two vCPUs each then fit the two cores of this machine, and some is left
+)
 
 
 def main() -> None:
@@ -125,7 +127,16 @@ def set_memory(bundle: slicewise.Bundle, part: str, memory_mb: int) -> None:
 def print_first_requests(megabytes: int, repeats: int) -> None:
     print(f"\nFirst request of {STAGES} slices of {megabytes} MB, ms, medians of {repeats}, "
           f"CPU scaled by {CPU_SCALE:.2f}")  # fmt: skip
-    heads = ("network", "warm-up", "first", "warm", "coordinator", "slowest slice", "bound", "ratio")
+    heads = (
+        "network",
+        "warm-up",
+        "first",
+        "warm",
+        "coordinator",
+        "slowest slice",
+        "bound",
+        "ratio",
+    )
     print("".join(f"{head:>14}" for head in heads))
     alone: dict[str | None, float] = {}
     held = True

@@ -130,7 +130,7 @@ def test_init_may_use_more_cpu_than_the_share(
     call = make_function("call", INIT_CPU, handler="probe.handler", memory_mb=442)
     probes = start(init, call, cpu_scale=2.0)
 
-    assert probes("init") == 40_000
+    assert probes("init") == 2 * 2 * 20_000
     assert probes("call") == round(442 / 1769 * 2 * 20_000)
 
 

@@ -40,7 +40,8 @@ class Platform:
     A context manager; `start` and `stop` do the same by hand. Nothing runs until the first
     invocation. `cpu_scale` multiplies every function's CPU, also while it starts (this machine's
     cores are not AWS's, and on AWS functions do not share them). `runtime_package_bytes` is what the
-    runtime packages would take in a real zip; here they come from a layer. `concurrency_limit` counts invocations in progress over all functions.
+    runtime packages would take in a real zip; here they come from a layer. `concurrency_limit`
+    counts invocations in progress over all functions.
     `port` is the Invoke API's, 0 for a free one. `enforcement` picks how limits are enforced.
     `event_retry_s` are the waits before an asynchronous invocation that failed is tried again.
     `network` is emulated when given, see network.py; it needs this platform's own S3.

@@ -4,8 +4,9 @@
 
 Published decompositions into 10 slices took 5.2 times as long for 20 % less memory. Here every function
 has one full vCPU, once on the bare local platform ("off": what calls wait for is this machine's
-loopback) and once with the latencies and bandwidth of the profile ("aws"). `peak` is the largest
-function's, `share` what its slice adds to the base, which is a function with an empty session.
+loopback) and once with the latencies and bandwidth of the profile ("aws"). Requests to all numbers of
+slices take turns, because the speed of a virtual machine drifts. `peak` is the largest function's,
+`share` what its slice adds to the base, which is a function with an empty session.
 
 Claims, with the network off: the most slices take at most 1.3 times the unsliced time and what the
 added transport is predicted to take; no function takes more than 1.1 times the base and what its slice
@@ -61,28 +62,27 @@ class Row:
         )
 
 
-def rows(name: str, counts: list[int], requests: int) -> list[Row]:
-    """Measure a model in so many slices and print a line for each number and network."""
+def measured(name: str, counts: list[int], requests: int) -> list[Row]:
+    """Print a line for each number of slices and network; the rows without a network."""
     model, inputs = bert_base() if name == "BERT-base" else image_model(name)
     work = serving.prepared(model, inputs, max(counts))
     print(f"\n{name}: {work.graph.weight_bytes / MB:.0f} MB of weights, {work.times.source}")
     print(f"{'slices':>6}{'network':>9}{'median ms':>11}{'/ unsliced':>12}{'predicted':>11}"
           f"{'stages':>8}{'crossing kB':>13}{'peak MB':>9}{'share':>7}{'predicted':>11}")  # fmt: skip
+    plans = [serving.cut_into(work, count) for count in counts]
+    quiet = [serving.without_network(work, plan) for plan in plans]
     found: list[Row] = []
-    unsliced: dict[str, float] = {}
-    for count in counts:
-        plan = serving.cut_into(work, count)
-        quiet = serving.without_network(work, plan)
-        for network, shown in ((None, quiet), ("aws", plan)):
-            served = serving.measured(work, plan, inputs, requests=requests, network=network)
-            row = Row(plan=shown, served=served)
-            if network is None:
-                found.append(row)
-            label = network or "off"
-            first = unsliced.setdefault(label, served.median_ms)
+    for network, shown in ((None, quiet), ("aws", plans)):
+        served = serving.measured_in_turn(work, plans, inputs, requests=requests, network=network)
+        rows = [Row(plan=plan, served=each) for plan, each in zip(shown, served, strict=True)]
+        if network is None:
+            found = rows
+        for count, row in zip(counts, rows, strict=True):
+            plan, median = row.plan, row.served.median_ms
             expected = max(part.peak_memory_bytes for part in plan.slices) / MB
-            print(f"{count:6}{label:>9}{served.median_ms:11.1f}{served.median_ms / first:12.2f}"
-                  f"{shown.prediction.latency_p50_ms or 0:11.1f}{len(plan.stages):8}"
+            print(f"{count:6}{network or 'off':>9}{median:11.1f}"
+                  f"{median / rows[0].served.median_ms:12.2f}"
+                  f"{plan.prediction.latency_p50_ms or 0:11.1f}{len(plan.stages):8}"
                   f"{plan.cross_slice_bytes / 1e3:13,.0f}{row.peak_mb:9.1f}"
                   f"{row.peak_mb - BASE_MB:7.1f}{expected - BASE_MB:11.1f}", flush=True)  # fmt: skip
     return found
@@ -123,9 +123,9 @@ def main() -> None:
     options = parser.parse_args()
     counts = sorted({1, *options.slices})
     print(f"load {os.getloadavg()[0]:.1f}, {options.requests} warm requests each, one at a time")
-    measured = {name: rows(name, counts, options.requests) for name in options.models or MODELS}
+    found_of = {name: measured(name, counts, options.requests) for name in options.models or MODELS}
     print()
-    for name, found in measured.items():
+    for name, found in found_of.items():
         claims(name, found)
 
 

@@ -6,6 +6,7 @@ each plan is served and called one request at a time (`measured`).
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import statistics
 import tempfile
@@ -92,39 +93,87 @@ def measured(
     work: _Work, plan: Plan, inputs: Any, *, requests: int, network: str | None, seed: int = 0
 ) -> Served:
     """Warm requests to a plan, one at a time."""
-    with tempfile.TemporaryDirectory(prefix="slicewise-") as folder:
+    (found,) = measured_in_turn(
+        work, [plan], inputs, requests=requests, network=network, seed=seed
+    )  # fmt: skip
+    return found
+
+
+def measured_in_turn(
+    work: _Work,
+    plans: Sequence[Plan],
+    inputs: Any,
+    *,
+    requests: int,
+    network: str | None,
+    seed: int = 0,
+) -> list[Served]:
+    """The same for several plans, whose requests take turns: what else this machine does, or the host
+    of this virtual machine, then hits all of them alike.
+    """
+    with contextlib.ExitStack() as stack:
+        running = [_Running(stack, work, plan, inputs, network, seed) for plan in plans]
+        for each in running:
+            each.begin()
+        for _ in range(requests):
+            for each in running:
+                each.request()
+        return [each.served() for each in running]
+
+
+class _Running:
+    """A plan that is served, and what its requests took."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        work: _Work,
+        plan: Plan,
+        inputs: Any,
+        network: str | None,
+        seed: int,
+    ) -> None:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="slicewise-"))
         bundle = _write(work, plan, steps(False)).save(Path(folder) / "bundle")
-        with bundle.serve(network=network, network_seed=seed) as endpoint:
-            call = _caller(endpoint, inputs)
-            for _ in range(WARMING):
-                call()
-            warm_ups = len(plan.slices) if plan.warm_up else 0
-            reports = _reports(endpoint, WARMING * (len(plan.slices) + 1) + warm_ups)
-            before = len(reports)
-            took, traces = [], []
-            for _ in range(requests):
-                started = time.perf_counter()
-                call()
-                took.append((time.perf_counter() - started) * 1e3)
-                traces.append(endpoint.last_trace)
-            reports = _reports(endpoint, before + requests * (len(plan.slices) + 1))
-    names = {function: name for name, function in function_names(plan).items()}
-    warm = reports[before:]
-    model = work.target.cost_model(work.limits)
-    usd = sum(r.billed_ms * model.gb_ms_usd(r.memory_mb) + model.request_usd for r in warm)
-    billed: dict[str, list[float]] = {name: [] for name in names.values()}
-    for report in warm:
-        billed[names[report.function]].append(report.duration_ms)
-    return Served(
-        request_ms=tuple(took),
-        usd_per_million=(usd / requests + store_usd(plan, model)) * 1e6,
-        peak_mb={
-            name: max(r.max_memory_mb for r in reports if r.function == function)
-            for function, name in names.items()
-        },
-        traces=tuple(traces),
-        billed_ms={name: statistics.median(values) for name, values in billed.items()},
-    )
+        self.work, self.plan = work, plan
+        self.endpoint = stack.enter_context(bundle.serve(network=network, network_seed=seed))
+        self.call = _caller(self.endpoint, inputs)
+        self.took: list[float] = []
+        self.traces: list[Mapping[str, Any]] = []
+
+    def begin(self) -> None:
+        for _ in range(WARMING):
+            self.call()
+        warm_ups = len(self.plan.slices) if self.plan.warm_up else 0
+        expected = WARMING * (len(self.plan.slices) + 1) + warm_ups
+        self.before = len(_reports(self.endpoint, expected))
+
+    def request(self) -> None:
+        started = time.perf_counter()
+        self.call()
+        self.took.append((time.perf_counter() - started) * 1e3)
+        self.traces.append(self.endpoint.last_trace)
+
+    def served(self) -> Served:
+        plan, requests = self.plan, len(self.took)
+        reports = _reports(self.endpoint, self.before + requests * (len(plan.slices) + 1))
+        names = {function: name for name, function in function_names(plan).items()}
+        warm = reports[self.before :]
+        model = self.work.target.cost_model(self.work.limits)
+        usd = sum(r.billed_ms * model.gb_ms_usd(r.memory_mb) + model.request_usd for r in warm)
+        billed: dict[str, list[float]] = {name: [] for name in names.values()}
+        for report in warm:
+            billed[names[report.function]].append(report.duration_ms)
+        return Served(
+            request_ms=tuple(self.took),
+            usd_per_million=(usd / requests + store_usd(plan, model)) * 1e6,
+            peak_mb={
+                name: max(r.max_memory_mb for r in reports if r.function == function)
+                for function, name in names.items()
+            },
+            traces=tuple(self.traces),
+            billed_ms={name: statistics.median(values) for name, values in billed.items()},
+        )
 
 
 def _caller(endpoint: Any, inputs: Any) -> Any:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 )
 @click.option("--diff", "other", metavar="OTHER", type=click.Path(path_type=Path),
               help="What changed since this other bundle.")  # fmt: skip
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page for the browser.")
+@click.option("--trace", type=click.Path(path_type=Path),
+              help="With --html: measured times, as run --json prints them.")  # fmt: skip
+@click.option("--frontier", type=click.Path(path_type=Path),
+              help="With --html: other plans, as frontier --json prints them.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON; alone, plan.json.")
 def inspect(
     directory: Path,
@@ -32,14 +37,19 @@ def inspect(
     edge: str | None,
     op: str | None,
     other: Path | None,
+    html: Path | None,
+    trace: Path | None,
+    frontier: Path | None,
     as_json: bool,
 ) -> None:
     """Show the plan of a bundle: slices, edges, certificate and prediction, or a part of it."""
     from slicewise.compiled import load
 
-    asked = [option for option in (slice_name, edge, op, other) if option is not None]
+    asked = [option for option in (slice_name, edge, op, other, html) if option is not None]
     if len(asked) > 1:
-        raise click.UsageError("--slice, --edge, --why and --diff are separate questions: ask one")
+        raise click.UsageError("--slice, --edge, --why, --diff and --html are separate: ask one")
+    if (trace or frontier) and html is None:
+        raise click.UsageError("--trace and --frontier go with --html")
     bundle = load(directory)
     if slice_name is not None:
         from slicewise.inspection.told import slice_data, slice_parts
@@ -61,6 +71,15 @@ def inspect(
 
         changed = differences(load(other).plan, bundle.plan)
         _tell(changed.to_json(), difference_parts(changed), as_json)
+    elif html is not None:
+        from slicewise.inspection.html_report import read_frontier, read_trace
+
+        bundle.report(
+            html,
+            trace=read_trace(trace) if trace else None,
+            frontier=read_frontier(frontier) if frontier else (),
+        )
+        click.echo(f"Wrote {html}.")
     elif as_json:
         click.echo(bundle.plan.to_json())
     else:

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from slicewise import targets
 from slicewise.errors import BundleError, VerificationError
 from slicewise.graph import OpGraph
 from slicewise.inputs import check_inputs
+from slicewise.inspection.detail import FILE as DETAIL
 from slicewise.inspection.detail import Detail, read_detail, write_detail
 from slicewise.limits import MB
 from slicewise.plan import Plan
@@ -257,6 +258,29 @@ class Bundle:
         """The target, with the numbers of the platform that the bundle was made with."""
         profile = self.directory / "profile.json"
         return targets.load(self.plan.target, profile if profile.exists() else None)
+
+    def report(
+        self,
+        path: str | Path,
+        *,
+        trace: Mapping[str, Any] | None = None,
+        frontier: Sequence[Plan] = (),
+    ) -> None:
+        """Write an HTML page of the plan, complete in itself. With `trace` (an endpoint's `last_trace`)
+        it has measured times too, with `frontier` the other plans that `slicewise.frontier` found.
+        """
+        from slicewise.inspection.html_report import write_report
+
+        folder = self.directory / "functions"
+        files = {part.name: folder / part.name / "handler.py" for part in self.plan.slices}
+        write_report(
+            Path(path),
+            self.plan,
+            self.detail if (self.directory / DETAIL).exists() else None,
+            handlers={name: file.read_text() for name, file in files.items() if file.exists()},
+            trace=trace,
+            frontier=frontier,
+        )
 
     def deploy(self, **options: Any) -> Deployment:
         """See `slicewise.deploy`."""

@@ -76,6 +76,7 @@ def compile(
     tolerance: float | None = None,
     verify: bool = True,
     warm_up: bool = True,
+    hedge: float | None = None,
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -95,12 +96,15 @@ def compile(
     `packaging`: how functions may be packed, for Lambda "zip" (the default), "image" or "s3-weights", or
     several of them, of which each slice gets the one that it fits and that starts fastest.
     `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
-    request. `time_limit_s` bounds the search for the best cut.
+    request. `hedge=0.95` calls a slice a second time when it takes longer than 95 % of its latest calls,
+    and takes the first answer. `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
     step = steps(progress)
     chosen = objective_of(objective, goal)
+    if hedge is not None and not 0 < hedge < 1:
+        raise LimitsError(f"hedge={hedge!r}: expected a percentile between 0 and 1, such as 0.95.")
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
         transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
@@ -111,7 +115,7 @@ def compile(
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(work.graph.ops)} ops"):
             partition, settings = _cut(work, chosen, goal, overheads)
-        plan = _plan(work, chosen, partition, settings, warm_up)
+        plan = replace(_plan(work, chosen, partition, settings, warm_up), hedge=hedge)
         compiled = _write(work, plan, step)
         if not verify:
             return compiled
@@ -129,7 +133,7 @@ def compile(
             # More memory than was estimated, and allowed: the same cut with larger functions.
             grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
             peaks = {part.name: part.peak_memory_bytes for part in slices}
-            return replace(measured, plan=_with_peaks(grown, peaks))
+            return replace(measured, plan=_with_peaks(replace(grown, hedge=hedge), peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
     worst = max(slices, key=lambda part: part.peak_memory_bytes)
     raise InfeasibleError(

@@ -89,6 +89,7 @@ def _plan_parts(plan: Plan) -> list[RenderableType]:
     bounds += [f"{limits.package_mb:g} MB of package" if limits.package_mb else ""]
     bounds += [f"{megabytes(limits.weight_bytes)} of weights" if limits.weight_bytes else ""]
     bounds += [f"at most {limits.max_slices} slices" if limits.max_slices else ""]
+    bounds += [f"at most {limits.max_parallel} at once" if limits.max_parallel else ""]
 
     slices = Table(box=None, pad_edge=False, header_style="bold")
     for name in (

@@ -323,6 +323,7 @@ def _plan(
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
         source=f"op times {work.times.source}", warm_up=warm_up,
+        most=work.limits.max_parallel,
     )  # fmt: skip
     signature = work.signature
     return Plan(

@@ -161,18 +161,29 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceTime:
-    """Where the time of one call of a slice goes, expected ms; `caller_ms` is the caller's own.
+    """Where the time of one call of a slice goes, expected ms.
 
-    `variance` (ms squared) is of all waiting in it, `usd` is without what the caller costs.
+    In the caller, for one slice after the other, pass `begin_ms` and `end_ms` (tensors handed over and
+    collected) and `call_ms` (CPU of the call), and nowhere `wait_ms`. `variance` (ms squared) is of all
+    `random_ms` of waiting in any step, `usd` is without what the caller costs.
     """
 
-    caller_ms: float
+    begin_ms: float
+    call_ms: float
+    wait_ms: float
+    end_ms: float
+    random_ms: float
     receive_ms: float
     compute_ms: float
     send_ms: float
     handle_ms: float
     variance: float
     usd: float
+
+    @property
+    def caller_ms(self) -> float:
+        """What passes in the caller and on the way."""
+        return self.begin_ms + self.call_ms + self.wait_ms + self.end_ms
 
     @property
     def billed_ms(self) -> float:
@@ -197,10 +208,11 @@ def slice_time(
     """One call of a slice that computes `compute_ms` at one vCPU, of which `parallel` scales."""
     share = model.share(memory_mb)
     caller_share = model.share(model.caller_memory_mb)
-    receive_ms, receive_var = _moving(model, received, "receive", share)
-    send_ms, send_var = _moving(model, sent, "send", share)
-    out_ms, out_var = _moving(model, received, "pass_on", caller_share)
-    in_ms, in_var = _moving(model, sent, "collect", caller_share)
+    receive_ms, *received_first = _moving(model, received, "receive", share)
+    send_ms, *sent_first = _moving(model, sent, "send", share)
+    out_ms, *out_first = _moving(model, received, "pass_on", caller_share)
+    in_ms, *in_first = _moving(model, sent, "collect", caller_share)
+    firsts = (received_first, sent_first, out_first, in_first)
     handle_ms = model.handle.wait_ms + model.handle.cpu_ms
     compute = compute_ms / model.speed(memory_mb, parallel)
     billed = receive_ms + compute + send_ms + handle_ms
@@ -212,12 +224,16 @@ def slice_time(
         transport = model.transport(moved.transport)
         usd += transport.send_usd + transport.send_byte_usd * moved.bytes
     return SliceTime(
-        caller_ms=model.call.wait_ms + model.call.cpu_ms + out_ms + in_ms,
+        begin_ms=out_ms,
+        call_ms=model.call.cpu_ms,
+        wait_ms=model.call.wait_ms,
+        end_ms=in_ms,
+        random_ms=model.call.wait_ms + sum(wait for wait, _ in firsts),
         receive_ms=receive_ms,
         compute_ms=compute,
         send_ms=send_ms,
         handle_ms=handle_ms,
-        variance=model.call.variance + receive_var + send_var + out_var + in_var,
+        variance=model.call.variance + sum(variance for _, variance in firsts),
         usd=usd,
     )
 
@@ -229,20 +245,25 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
     `caller_ms`, which nobody is paid for.
     """
     share = model.share(model.caller_memory_mb)
-    receive_ms, receive_var = _moving(model, received, "receive", share)
-    send_ms, send_var = _moving(model, sent, "send", share)
+    receive_ms, *received_first = _moving(model, received, "receive", share)
+    send_ms, *sent_first = _moving(model, sent, "send", share)
+    firsts = (received_first, sent_first)
     handle_ms = model.handle.wait_ms + model.handle.cpu_ms
     steps = [(model.transport(moved.transport).pass_on, moved.bytes) for moved in received]
     steps += [(model.transport(moved.transport).collect, moved.bytes) for moved in sent]
     outside_ms = sum(step.transfer(size) + step.cpu(size) for step, size in steps)
     billed = receive_ms + send_ms + handle_ms
     return SliceTime(
-        caller_ms=model.call.wait_ms + model.call.cpu_ms + outside_ms,
+        begin_ms=outside_ms,
+        call_ms=model.call.cpu_ms,
+        wait_ms=model.call.wait_ms,
+        end_ms=0.0,
+        random_ms=model.call.wait_ms + sum(wait for wait, _ in firsts),
         receive_ms=receive_ms,
         compute_ms=0.0,
         send_ms=send_ms,
         handle_ms=handle_ms,
-        variance=model.call.variance + receive_var + send_var,
+        variance=model.call.variance + sum(variance for _, variance in firsts),
         usd=model.request_usd + billed * model.gb_ms_usd(model.caller_memory_mb),
     )
 
@@ -279,9 +300,11 @@ def warm_up_ms(model: CostModel, slowest_ms: float, *, uses_store: bool) -> floa
 
 def _moving(
     model: CostModel, tensors: Sequence[Moved], name: str, share: float
-) -> tuple[float, float]:
-    """Expected ms and variance of moving tensors together: first bytes are waited for once."""
-    total = variance = 0.0
+) -> tuple[float, float, float]:
+    """Expected ms of moving tensors together, and of that the first bytes, which are waited for once;
+    the variance of these.
+    """
+    total = waited = variance = 0.0
     first: dict[str, Step] = {}
     for moved in tensors:
         step = model.transport(moved.transport).step(name)
@@ -289,9 +312,8 @@ def _moving(
         first[moved.transport] = step
     if first:
         longest = max(first.values(), key=lambda step: step.wait_ms)
-        total += longest.wait_ms
-        variance = longest.variance
-    return total, variance
+        total, waited, variance = total + longest.wait_ms, longest.wait_ms, longest.variance
+    return total, waited, variance
 
 
 def percentile(mean: float, variance: float, deviations: float) -> float:

@@ -38,8 +38,8 @@ def predict(
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
     Slices begin when those that they need have ended, at most `most` at once (None: all that can).
-    With `warm_up` all start together while the caller does, so that the slowest start of all counts, else
-    that of every stage.
+    With `warm_up` all start together while the caller does, so that the slowest start of all counts,
+    else that of every stage.
     """
     found = {
         part.name: slice_time(

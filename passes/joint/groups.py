@@ -1,13 +1,13 @@
-"""Groups: slices that run at the same time between two prefixes, as arcs beside the pairs of single ones.
+"""Groups: slices that run at the same time, as arcs between the states of the pairs of single slices.
 
-A group of *branches* splits a region's nodes, a group of *shards* the ops between two boundaries. What it
-takes and costs depends on the states at both ends alone, like a pair's, so that one search chooses among
-single slices and groups. All slices of a group have one memory size; its time is that of the slowest
-one, what is paid for is the sum.
+A group of *branches* splits a region's nodes, a group of *shards* the ops between two boundaries. What
+it takes and costs depends on the states at both ends alone, like a pair's, so that one search chooses
+among single slices and groups. All slices of a group have one memory size; its time is that of the
+slowest one, what is paid for is the sum.
 
 Shards get parts of tensors and return parts. The slice before them cuts and sends the parts, the slice
-after them puts them together; its share of that counts here, as far as it is more than for a whole tensor.
-Where a group of shards follows another one, or ends the graph, a slice between does only that: a *join*.
+after them puts them together; its share of that counts here, as far as it is more than for whole
+tensors. Where shards follow shards, or end the graph, a slice between does only that: a *join*.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from slicewise.cost import CostModel, Transport
 from slicewise.passes.joint.pairs import Pairs
 from slicewise.passes.joint.problem import JointProblem
 from slicewise.passes.joint.regions import grouped, regions
+from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.shards import Sharding
 from slicewise.timeline import slowest_extra_ms
 
@@ -93,6 +94,7 @@ Needs = Callable[[Iterable[int]], float]
 
 
 def build_arcs(
+    base: Ground,
     problem: JointProblem,
     model: CostModel,
     pairs: Pairs,
@@ -101,7 +103,7 @@ def build_arcs(
     shardable: Sequence[Shardable],
 ) -> Arcs:
     """All groups of at most `most` slices; `needs` measures the memory of a slice of some nodes."""
-    builder = _Builder(problem, model, pairs)
+    builder = _Builder(base, problem, model, pairs)
     for region in regions(problem, pairs.prefixes):
         if region.last not in builder.column:
             continue
@@ -117,8 +119,10 @@ def build_arcs(
 
 
 class _Builder:
-    def __init__(self, problem: JointProblem, model: CostModel, pairs: Pairs) -> None:
+    def __init__(self, base: Ground, problem: JointProblem, model: CostModel, pairs: Pairs) -> None:
         self.problem, self.model, self.pairs = problem, model, pairs
+        self.names = [base.graph.tensors[link.tensor].name for link in problem.links]
+        self.time_of = {op.name: op.time for op in base.graph.ops}
         self.column = {prefix: index for index, prefix in enumerate(pairs.prefixes)}
         self.states: dict[int, list[int]] = {}
         for state, prefix in enumerate(pairs.state_prefix.tolist()):
@@ -163,9 +167,7 @@ class _Builder:
     def add_shards(self, first: int, last: int, sharding: Sharding, need: float) -> None:
         if len(self.rows) > _MOST_ARCS:
             return
-        base_names = self.problem.names
-        link_of = {base_names[link.tensor]: index for index, link in enumerate(self.problem.links)}
-        time_of = self.problem.time_of
+        link_of = {name: index for index, name in enumerate(self.names)}
         inside = {n for n in range(self.problem.graph.size) if (last & ~first) >> n & 1}
         number = len(self.groups)
         self.groups.append(Group(sharding=sharding))
@@ -183,7 +185,7 @@ class _Builder:
 
             parts = [
                 Part(
-                    compute=sum(time_of[op] * share for op, share in part.work.items()),
+                    compute=sum(self.time_of[op] * share for op, share in part.work),
                     received=flows(part.received, before),
                     sent=flows(part.sent, after),
                     need=need,
@@ -203,7 +205,7 @@ class _Builder:
         extra = dict.fromkeys(COLUMNS, 0.0)
         transports = self.model.transports
         for index, link in enumerate(self.problem.links):
-            name = self.problem.names[link.tensor]
+            name = self.names[index]
             if link.producer >= 0 and before[index] >= 0:
                 sizes = [size for part in sharding.parts for t, size in part.received if t == name]
                 if not sizes or all(size >= link.bytes for size in sizes):

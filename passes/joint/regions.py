@@ -4,8 +4,8 @@
 the branch that all its inputs (but those in the prefix) are from. A node that needs two branches joins
 them and ends the region. So branches are independent, and the prefix with all of them is a prefix.
 
-*Runs* are between boundaries: prefixes of the graph's order at which few tensors are live, so that what is
-split into shards has one way in and one way out.
+*Runs* are between boundaries: prefixes of the graph's order at which few tensors are live, so that what
+is split into shards has one way in and one way out.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _region(problem: JointProblem, first: int) -> Region | None:
     members: dict[int, list[int]] = {}
     for node, branch in branch_of.items():
         members.setdefault(branch, []).append(node)
-    times = sorted((sum(problem.times[n] for n in nodes) for nodes in members.values()), reverse=True)
+    times = sorted(
+        (sum(problem.times[n] for n in nodes) for nodes in members.values()), reverse=True
+    )
     if len(times) < 2 or times[1] < _SHORTEST_MS:
         return None
     return Region(first, last, tuple(map(tuple, members.values())), sum(times) - times[0])

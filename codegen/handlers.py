@@ -74,6 +74,8 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
             "payload_bytes": rule.payload_bytes,
         },
         "warm_up": plan.warm_up,
+        "max_parallel": plan.limits.max_parallel or len(plan.slices),
+        "hedge": plan.hedge,
         "planned_transports": sorted({edge.transport for edge in plan.edges}),
         "choices": {edge.tensor: [list(choice) for choice in edge.choices] for edge in plan.edges},
         "stages": [

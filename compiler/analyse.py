@@ -12,9 +12,10 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 
+from slicewise.arguments import arguments_of, as_data
 from slicewise.capture import source_line
 from slicewise.errors import CaptureError
-from slicewise.graph import INPUT, Op, OpGraph, Tensor, Weight
+from slicewise.graph import INPUT, TENSOR, WEIGHT, Op, OpGraph, Tensor, Weight
 from slicewise.opcost import (
     HALF,
     argument_nodes,
@@ -72,6 +73,10 @@ def _op_graph(
             found = aliases[found]
         return getitem_name.get(found, found)
 
+    def reference(node: fx.Node) -> str:
+        name = resolve(node)
+        return WEIGHT + weight_of[name] if name in weight_of else TENSOR + name
+
     for node in program.graph.nodes:
         value = node.meta.get("val")
         if node.op == "placeholder":
@@ -84,7 +89,9 @@ def _op_graph(
                 if tensor_name not in tensors:
                     tensors[tensor_name] = _tensor(node, source.name, value, sizes, tensor_name)
                     op = ops[source.name]
-                    ops[source.name] = _with_output(op, tensor_name)
+                    ops[source.name] = replace(
+                        op, outputs=(*op.outputs, tensor_name), items=(*op.items, node.args[1])
+                    )
                 continue
             kind = str(node.target).removesuffix(".default")
             base = ".".join(str(node.target).split(".")[:2])
@@ -105,10 +112,14 @@ def _op_graph(
                 copies_weights=copies_weights(node, kind),
                 module=_module_path(node),
                 source=source_line(node.meta.get("stack_trace")),
+                arguments=tuple(
+                    (key, as_data(argument, reference))
+                    for key, argument in arguments_of(node).items()
+                ),
             )
             if isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat, torch.SymBool, int)):
                 tensors[node.name] = _tensor(node, node.name, value, sizes)
-                ops[node.name] = _with_output(ops[node.name], node.name)
+                ops[node.name] = replace(ops[node.name], outputs=(node.name,))
 
     outputs = []
     (output_node,) = (n for n in program.graph.nodes if n.op == "output")
@@ -126,10 +137,6 @@ def _op_graph(
     return _without_dead_ops(
         name, ops, tensors, weights, tuple(user_inputs), tuple(dict.fromkeys(outputs))
     )
-
-
-def _with_output(op: Op, tensor: str) -> Op:
-    return replace(op, outputs=(*op.outputs, tensor))
 
 
 def _without_dead_ops(

@@ -77,6 +77,7 @@ def compile(
     verify: bool = True,
     warm_up: bool = True,
     preoptimise: bool = False,
+    hedge: float | None = None,
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -97,19 +98,24 @@ def compile(
     several of them, of which each slice gets the one that it fits and that starts fastest.
     `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
     request. `preoptimise=True` lets slices with convolutions start faster on CPUs like this machine's,
-    with packages of twice the size. `time_limit_s` bounds the search for the best cut.
+    with packages of twice the size. `hedge=0.95` calls a slice a second time when it takes longer than
+    95 % of its latest calls, and takes the first answer. `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
     step = steps(progress)
     chosen = objective_of(objective, goal)
+    if hedge is not None and not 0 < hedge < 1:
+        raise LimitsError(f"hedge={hedge!r}: expected a percentile between 0 and 1, such as 0.95.")
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
         transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
         time_limit_s=time_limit_s, packaging=packaging,
         measure_times=chosen != "bytes" if measure_times is None else measure_times,
     )  # fmt: skip
-    found = _fitted(work, chosen, goal, step, warm_up=warm_up, verify=verify, tolerance=tolerance)
+    found = _fitted(
+        work, chosen, goal, step, warm_up=warm_up, hedge=hedge, verify=verify, tolerance=tolerance
+    )
     if not preoptimise:
         return found
     with step("optimising the slices' graphs"):
@@ -123,6 +129,7 @@ def _fitted(
     step: Steps,
     *,
     warm_up: bool,
+    hedge: float | None,
     verify: bool,
     tolerance: float | None,
 ) -> Compiled:
@@ -131,7 +138,7 @@ def _fitted(
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(work.graph.ops)} ops"):
             partition, settings = _cut(work, chosen, goal, overheads)
-        plan = _plan(work, chosen, partition, settings, warm_up)
+        plan = replace(_plan(work, chosen, partition, settings, warm_up), hedge=hedge)
         compiled = _write(work, plan, step)
         if not verify:
             return compiled
@@ -149,7 +156,7 @@ def _fitted(
             # More memory than was estimated, and allowed: the same cut with larger functions.
             grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
             peaks = {part.name: part.peak_memory_bytes for part in slices}
-            return replace(measured, plan=_with_peaks(grown, peaks))
+            return replace(measured, plan=_with_peaks(replace(grown, hedge=hedge), peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
     worst = max(slices, key=lambda part: part.peak_memory_bytes)
     raise InfeasibleError(
@@ -339,6 +346,7 @@ def _plan(
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
         source=f"op times {work.times.source}", warm_up=warm_up,
+        most=work.limits.max_parallel,
     )  # fmt: skip
     signature = work.signature
     return Plan(

@@ -53,6 +53,7 @@ def _cut_options(command: Any) -> Any:
         click.option(
             "--transport", "transports", multiple=True, help="Allow only these transports."
         ),
+        click.option("--max-parallel", type=int, help="Slices that run at the same time; 1: none."),
         click.option("--max-slices", type=int),
         click.option("--weight-mb", type=float, help="Weights of each slice."),
         click.option("--package-mb", type=float, help="Unpacked size of each package."),
@@ -63,13 +64,21 @@ def _cut_options(command: Any) -> Any:
 
 
 def _limits(
-    memory_mb: int | None, package_mb: float | None, weight_mb: float | None, max_slices: int | None
+    memory_mb: int | None,
+    package_mb: float | None,
+    weight_mb: float | None,
+    max_slices: int | None,
+    max_parallel: int | None,
 ) -> Limits:
     from slicewise.limits import Limits
 
     weight_bytes = None if weight_mb is None else int(weight_mb * 1024 * 1024)
     return Limits(
-        memory_mb=memory_mb, package_mb=package_mb, weight_bytes=weight_bytes, max_slices=max_slices
+        memory_mb=memory_mb,
+        package_mb=package_mb,
+        weight_bytes=weight_bytes,
+        max_slices=max_slices,
+        max_parallel=max_parallel,
     )
 
 
@@ -93,6 +102,7 @@ def _limits(
 )
 @click.option("--preoptimise", is_flag=True, help="Faster starts of convolutions, larger packages.")
 @click.option("--no-warm-up", is_flag=True, help="Start every slice when its turn comes.")
+@click.option("--hedge", type=float, help="Call a slice again after this percentile, such as 0.95.")
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -104,12 +114,14 @@ def compile_command(
     package_mb: float | None,
     weight_mb: float | None,
     max_slices: int | None,
+    max_parallel: int | None,
     transports: tuple[str, ...],
     wire_dtype: str | None,
     compress: bool,
     packaging: tuple[str, ...],
     preoptimise: bool,
     no_warm_up: bool,
+    hedge: float | None,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -126,7 +138,7 @@ def compile_command(
     from slicewise.compiled import check_destination
     from slicewise.goal import Goal
 
-    limits = _limits(memory_mb, package_mb, weight_mb, max_slices)
+    limits = _limits(memory_mb, package_mb, weight_mb, max_slices, max_parallel)
     goal = None
     if goal_latency_ms is not None or goal_cost is not None:
         goal = Goal(latency_ms=goal_latency_ms, cost_per_million_usd=goal_cost)
@@ -153,6 +165,7 @@ def compile_command(
             packaging=packaging or None,
             preoptimise=preoptimise,
             warm_up=not no_warm_up,
+            hedge=hedge,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,
@@ -182,6 +195,7 @@ def frontier_command(
     package_mb: float | None,
     weight_mb: float | None,
     max_slices: int | None,
+    max_parallel: int | None,
     transports: tuple[str, ...],
     profile: Path | None,
     points: int,
@@ -195,7 +209,7 @@ def frontier_command(
 
     if plot is not None:
         check_plotting()
-    limits = _limits(memory_mb, package_mb, weight_mb, max_slices)
+    limits = _limits(memory_mb, package_mb, weight_mb, max_slices, max_parallel)
     model, example, dynamic = call_factory(factory)
 
     from slicewise.api import frontier

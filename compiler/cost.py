@@ -172,18 +172,29 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceTime:
-    """Where the time of one call of a slice goes, expected ms; `caller_ms` is the caller's own.
+    """Where the time of one call of a slice goes, expected ms.
 
-    `variance` (ms squared) is of all waiting in it, `usd` is without what the caller costs.
+    In the caller, for one slice after the other, pass `begin_ms` and `end_ms` (tensors handed over and
+    collected) and `call_ms` (CPU of the call), and nowhere `wait_ms`. `variance` (ms squared) is of all
+    `random_ms` of waiting in any step, `usd` is without what the caller costs.
     """
 
-    caller_ms: float
+    begin_ms: float
+    call_ms: float
+    wait_ms: float
+    end_ms: float
+    random_ms: float
     receive_ms: float
     compute_ms: float
     send_ms: float
     handle_ms: float
     variance: float
     usd: float
+
+    @property
+    def caller_ms(self) -> float:
+        """What passes in the caller and on the way."""
+        return self.begin_ms + self.call_ms + self.wait_ms + self.end_ms
 
     @property
     def billed_ms(self) -> float:
@@ -212,7 +223,11 @@ def slice_time(
     steps = (model.handle.cpu_ms, receive.cpu_ms, compute_ms / threaded, send.cpu_ms)
     ends = [model.elapsed(cpu_ms, memory_mb) for cpu_ms in accumulate(steps, initial=0.0)]
     handle, receiving, compute, sending = (after - before for before, after in pairwise(ends))
-    caller_cpu_ms = model.call.cpu_ms + out.cpu_ms + back.cpu_ms
+    # In the caller: handing over and calling, and later, in the same burst as the next call, collecting.
+    caller = accumulate((out.cpu_ms, model.call.cpu_ms, back.cpu_ms), initial=0.0)
+    passed = [model.elapsed(cpu_ms, model.caller_memory_mb) for cpu_ms in caller]
+    begin, call, end = (after - before for before, after in pairwise(passed))
+    moving = (receive, send, out, back)
     billed = model.handle.wait_ms + receive.wait_ms + send.wait_ms + ends[-1]
     usd = model.request_usd + billed * model.gb_ms_usd(memory_mb)
     for moved in received:
@@ -222,16 +237,16 @@ def slice_time(
         transport = model.transport(moved.transport)
         usd += transport.send_usd + transport.send_byte_usd * moved.bytes
     return SliceTime(
-        caller_ms=model.call.wait_ms
-        + out.wait_ms
-        + back.wait_ms
-        + model.elapsed(caller_cpu_ms, model.caller_memory_mb),
+        begin_ms=out.wait_ms + begin,
+        call_ms=call,
+        wait_ms=model.call.wait_ms,
+        end_ms=back.wait_ms + end,
+        random_ms=model.call.wait_ms + sum(each.first_ms for each in moving),
         receive_ms=receive.wait_ms + receiving,
         compute_ms=compute,
         send_ms=send.wait_ms + sending,
         handle_ms=model.handle.wait_ms + handle,
-        variance=model.call.variance
-        + sum(moving.variance for moving in (receive, send, out, back)),
+        variance=model.call.variance + sum(each.variance for each in moving),
         usd=usd,
     )
 
@@ -255,7 +270,11 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
     outside_ms = sum(step.transfer(size) + step.cpu(size) for step, size in steps)
     billed = receive_ms + send_ms + handle_ms
     return SliceTime(
-        caller_ms=model.call.wait_ms + model.call.cpu_ms + outside_ms,
+        begin_ms=outside_ms,
+        call_ms=model.call.cpu_ms,
+        wait_ms=model.call.wait_ms,
+        end_ms=0.0,
+        random_ms=model.call.wait_ms + receive.first_ms + send.first_ms,
         receive_ms=receive_ms,
         compute_ms=0.0,
         send_ms=send_ms,
@@ -297,9 +316,12 @@ def warm_up_ms(model: CostModel, slowest_ms: float, *, uses_store: bool) -> floa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Moving:
-    """Moving tensors together: expected waiting and its variance, and CPU at one vCPU, ms."""
+    """Moving tensors together: expected waiting, of that `first_ms` for first bytes and its variance,
+    and CPU at one vCPU, ms.
+    """
 
     wait_ms: float
+    first_ms: float
     variance: float
     cpu_ms: float
 
@@ -310,6 +332,7 @@ def _moving(model: CostModel, tensors: Sequence[Moved], name: str) -> _Moving:
     longest = max((step for step, _ in steps), key=lambda step: step.wait_ms, default=Step())
     return _Moving(
         wait_ms=longest.wait_ms + sum(step.transfer(size) for step, size in steps),
+        first_ms=longest.wait_ms,
         variance=longest.variance,
         cpu_ms=sum(step.cpu(size) for step, size in steps),
     )

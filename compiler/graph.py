@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 INPUT = "@input"  # the producer of a request's tensors
 OUTPUT = "@output"  # the consumer of a reply's tensors
+TENSOR, WEIGHT = "%", "#"  # the first letter of a reference to one in `Op.arguments`
 
 _N = TypeVar("_N", int, float)
 
@@ -64,6 +65,8 @@ class Op:
     `is_view` says that the output shares the memory of the first input, `is_cheap` that slices may
     each run the op again instead of sending its outputs (views, casts, masks, index arithmetic),
     `copies_weights` that a running function holds a copy of its weights (others stay file pages).
+    `arguments` are all of the op's, by the names of its schema: a tensor is "%name", a weight "#name".
+    `items` says which of its results the outputs are, if it has several.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Op:
     copies_weights: bool = True
     module: str = ""
     source: str = ""
+    arguments: tuple[tuple[str, Any], ...] = ()
+    items: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +268,11 @@ def _number(node: Any, attributes: Mapping[str, Any], name: str, kind: type[_N])
 
 
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+    return {key: _tuple(value) for key, value in fields.items()}
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 def _check(graph: OpGraph) -> None:

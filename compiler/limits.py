@@ -15,7 +15,8 @@ class Limits:
     """Upper bounds on every slice; None leaves the bound to the target (or absent without one).
 
     `memory_mb` bounds the running function, `package_mb` the unpacked package, `payload_bytes` one
-    call's request or reply, `weight_bytes` the weights of one slice, `max_slices` their number.
+    call's request or reply, `weight_bytes` the weights of one slice, `max_slices` their number,
+    `max_parallel` how many run at the same time (1: one after the other).
     Raises `LimitsError` for anything that is not a positive number.
     """
 
@@ -24,6 +25,7 @@ class Limits:
     payload_bytes: int | None = None
     weight_bytes: int | None = None
     max_slices: int | None = None
+    max_parallel: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

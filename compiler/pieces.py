@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from slicewise.arguments import arguments_of
+
 _aten = torch.ops.aten
 # What the two factors of a product are called in the ops' schemas.
 _FACTORS = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "other"))
@@ -46,7 +48,7 @@ def write_pieces(
     """
     ends = list(accumulate(sizes, initial=0))
     ranges = list(pairwise(ends))
-    given = _arguments(node)
+    given = arguments_of(node)
     if "indices" in given:
         results, dim = _embedding(edit, node, given, axis, ranges, names), -1
     elif "groups" in given:
@@ -60,14 +62,6 @@ def write_pieces(
     if combine == "sum":
         return edit(_aten.sum.dim_IntList, edit(_aten.stack.default, results), [0])
     return reduce(lambda one, other: edit(_aten.add.Tensor, one, other), results)
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """All arguments by name, defaults included."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((argument.name for argument in schema), node.args, strict=False))
-    given |= node.kwargs
-    return {a.name: given.get(a.name, a.default_value) for a in schema}
 
 
 def _again(edit: Editor, node: fx.Node, given: Arguments, **changed: Any) -> fx.Node:

@@ -192,7 +192,8 @@ class Plan:
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
-    function that drives the slices; `warm_up` says that its first request starts all slices at once.
+    function that drives the slices; `warm_up` says that its first request starts all slices at once;
+    with `hedge` a slice is called a second time after that percentile (0 to 1) of its latest calls.
     """
 
     model: ModelInfo
@@ -212,6 +213,7 @@ class Plan:
     coordinator_memory_mb: int = 512
     splits: tuple[SplitRecord, ...] = ()
     warm_up: bool = True
+    hedge: float | None = None
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -272,6 +274,7 @@ class Plan:
                 coordinator_memory_mb=data["coordinator_memory_mb"],
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
                 warm_up=data.get("warm_up", True),
+                hedge=data.get("hedge"),
             )
         except BundleError:
             raise

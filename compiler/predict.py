@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 from slicewise.cost import (
@@ -18,6 +19,7 @@ from slicewise.cost import (
 )
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
+from slicewise.timeline import simulated_ms
 
 PER_MILLION = 1e6
 
@@ -31,11 +33,13 @@ def predict(
     parallel: float,
     source: str,
     warm_up: bool = True,
+    most: int | None = None,
 ) -> Prediction:
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
-    Slices of one stage run at the same time: the slowest one counts. With `warm_up` all slices start
-    together while the caller does, so that the slowest start of all counts, else that of every stage.
+    Slices begin when those that they need have ended, at most `most` at once (None: all that can).
+    With `warm_up` all start together while the caller does, so that the slowest start of all counts,
+    else that of every stage.
     """
     found = {
         part.name: slice_time(
@@ -55,11 +59,11 @@ def predict(
         [Moved(transport=e.transport, bytes=e.bytes) for e in received.values()],
         [Moved(transport=e.transport, bytes=e.bytes) for e in replied.values()],
     )
-    longest = _longest(slices, found)
     deleting = _deleting(slices, edges, model)
-    ms = entry.total_ms + deleting + sum(time.total_ms for time in longest)
-    variance = entry.variance + sum(time.variance for time in longest)
-    caller_ms = entry.billed_ms + deleting + sum(time.total_ms for time in longest)
+    slices_ms, slices_variance = _together(slices, edges, model, found, most)
+    ms = entry.total_ms + deleting + slices_ms
+    variance = entry.variance + slices_variance
+    caller_ms = entry.billed_ms + deleting + slices_ms
     usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
     usd += sum(time.usd for time in found.values())
     starts = {
@@ -117,14 +121,25 @@ def _sent(edges: Sequence[Edge], name: str) -> list[Moved]:
     return [Moved(transport=e.transport, bytes=e.bytes) for e in by_tensor.values()]
 
 
-def _longest(slices: Sequence[Slice], found: Mapping[str, SliceTime]) -> list[SliceTime]:
-    """The slowest slice of every stage."""
-    slowest: dict[int, SliceTime] = {}
-    for part in slices:
-        time = found[part.name]
-        if part.stage not in slowest or time.total_ms > slowest[part.stage].total_ms:
-            slowest[part.stage] = time
-    return list(slowest.values())
+def _together(
+    slices: Sequence[Slice],
+    edges: Sequence[Edge],
+    model: CostModel,
+    found: Mapping[str, SliceTime],
+    most: int | None,
+) -> tuple[float, float]:
+    """Expected ms of all slices and its variance: a sum when they run one after the other."""
+    if most == 1 or len({part.stage for part in slices}) == len(slices):
+        return sum(t.total_ms for t in found.values()), sum(t.variance for t in found.values())
+    maker = {edge.tensor: edge.producer for edge in edges if edge.producer != INPUT}
+    drawn = simulated_ms(
+        list(found),
+        {part.name: [maker[t] for t in part.inputs if t in maker] for part in slices},
+        found,
+        share=model.share(model.caller_memory_mb),
+        most=most or len(slices),
+    )
+    return statistics.fmean(drawn), statistics.pvariance(drawn)
 
 
 def _uses_store(edges: Sequence[Edge], name: str) -> bool:

@@ -81,6 +81,8 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
     bounds = [f"{limits.memory_mb:,} MB of memory" if limits.memory_mb else ""]
     bounds += [f"{limits.package_mb:,g} MB of package" if limits.package_mb else ""]
     bounds += [f"{megabytes(limits.weight_bytes)} of weights" if limits.weight_bytes else ""]
+    bounds += [f"at most {limits.max_slices} slices" if limits.max_slices else ""]
+    bounds += [f"at most {limits.max_parallel} at once" if limits.max_parallel else ""]
     sent = by_tensor(plan)
     rules = dict.fromkeys(_rule(edges) for edges in sent)
     return [

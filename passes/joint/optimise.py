@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from slicewise.cost import CostModel, Moved, entry_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
+from slicewise.passes.joint.groups import Shardable, build_arcs
 from slicewise.passes.joint.pairs import Pairs, build_pairs
 from slicewise.passes.joint.prefixes import few_prefixes
 from slicewise.passes.joint.problem import CALLER_MB, JointProblem, joint_problem
-from slicewise.passes.joint.search import Path, Prices, Search
+from slicewise.passes.joint.regions import boundaries, natural, regions
+from slicewise.passes.joint.runs import runs_of_shards
+from slicewise.passes.joint.search import Path, Prices, Search, Step
 from slicewise.passes.partitioning.feasible import refuse_impossible, unplaceable
 from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure
 from slicewise.passes.partitioning.ideals import lattice
@@ -30,21 +35,33 @@ from slicewise.passes.partitioning.recompute import (
     sent_by,
     worthwhile_options,
 )
+from slicewise.passes.shards import Sharding
 
 _MOST_PREFIXES = 1_500
 _MOST_WEIGHT = 1e12  # ms per US dollar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """One step of a plan: a slice, or slices that run at the same time. `ops` are those of each slice,
+    none where `sharding` splits them, an empty set for a slice that only puts shards' results together.
+    """
+
+    ops: tuple[set[int], ...]
+    memory_mb: int
+    sharding: Sharding | None = None
+    gain_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Slices as ops, their memory (MB), the caller's, and the transport of every tensor that crosses.
+    """The steps, the caller's memory, and the transport of every tensor that crosses.
 
     `value` is what the prices make of it, `lower_bound` what no plan of this kind goes below;
     `usd_weight` is what a US dollar counted, in ms.
     """
 
-    layout: Layout
-    memory_mb: tuple[int, ...]
+    steps: tuple[Chosen, ...]
     caller_mb: int
     transports: Mapping[str, str]
     ms: float
@@ -54,6 +71,21 @@ class Choice:
     method: str
     path: Path
     usd_weight: float
+
+    @property
+    def layout(self) -> Layout:
+        """The ops of every slice, where nothing is split into shards."""
+        return [ops for step in self.steps for ops in step.ops]
+
+    @property
+    def memory_mb(self) -> tuple[int, ...]:
+        """The memory of every slice of `layout`."""
+        return tuple(step.memory_mb for step in self.steps for _ in step.ops)
+
+    @property
+    def shardings(self) -> tuple[Sharding, ...]:
+        """What is split into shards."""
+        return tuple(step.sharding for step in self.steps if step.sharding is not None)
 
 
 class Optimiser:
@@ -69,8 +101,12 @@ class Optimiser:
         transports: Sequence[str],
         parallel: float = 0.0,
         time_limit_s: float = 60.0,
+        most: int = 1,
     ) -> None:
+        """`most` slices may run at the same time; 1 leaves groups out."""
         deadline = time.monotonic() + time_limit_s
+        self.most = most
+        self.shardable: tuple[Shardable, ...] | None = None
         self.model, self.limits, self.parallel = model, limits, parallel
         self.base = base = ground(graph, limits, overheads)
         refuse_impossible(base)
@@ -93,7 +129,8 @@ class Optimiser:
             self.method = f"all {len(found.ideals)} prefixes"
         if pairs is None:
             self.exact = False
-            pairs, count = few_prefixes(self.base, problem, self.model, deadline)
+            also = self._worth_a_group(problem) if self.most > 1 else set[int]()
+            pairs, count = few_prefixes(self.base, problem, self.model, deadline, also)
             self.method = f"{count} prefixes"
         if pairs is None:
             raise unplaceable(self.base, proven=False)
@@ -117,12 +154,27 @@ class Optimiser:
         entry = entry_time(model, received, sent)
         return entry.total_ms, entry.usd
 
+    def _worth_a_group(self, problem: JointProblem) -> set[int]:
+        """Prefixes at which groups may begin and end."""
+        found = set(boundaries(problem))
+        for region in regions(problem, natural(problem)):
+            found |= {region.first, region.last}
+        return found
+
     def _search(self, base: Ground, problem: JointProblem, pairs: Pairs) -> Search:
         assert self.limits.memory_mb is not None
+        needs = _Needs(base, problem, pairs.prefixes)
+        arcs = None
+        if self.most > 1:
+            if self.shardable is None:
+                self.shardable = runs_of_shards(base, problem, self.model, self.most)
+            arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
+            self.method += f", {len(arcs.groups)} groups"
         return Search(
             pairs,
             self.model,
-            _Needs(base, problem, pairs.prefixes),
+            needs,
+            arcs=arcs,
             cap_mb=self.limits.memory_mb,
             parallel=self.parallel,
             most_slices=self.limits.max_slices,
@@ -156,24 +208,38 @@ class Optimiser:
 
     def _choice(self, path: Path, caller_mb: int, prices: Prices, bound: float) -> Choice:
         """A path in the terms of the graph."""
-        pairs, problem = self.search.pairs, self.problem
-        layout: Layout = []
+        pairs, problem, arcs = self.search.pairs, self.problem, self.search.arcs
         inlined = inlined_ops(self.base)
         transports: dict[str, str] = {}
-        for pair in path.pairs:
-            before, after = int(pairs.source[pair]), int(pairs.target[pair])
-            nodes = _nodes(pairs, before, after)
-            ops = {op for node in nodes for op in problem.graph.ops[node]}
-            add_inlined(self.base, ops, inlined)
-            layout.append(ops)
+        steps = []
+        for step, memory in zip(path.steps, path.memory_mb, strict=True):
+            if step.kind == "join":
+                steps.append(Chosen(ops=(set(),), memory_mb=memory))
+                continue
+            if step.kind == "slice":
+                before, after = int(pairs.source[step.index]), int(pairs.target[step.index])
+                slices = [_nodes(pairs, before, after)]
+                sharding = None
+            else:
+                assert arcs is not None
+                group = arcs.groups[int(arcs.group[step.index])]
+                after = int(arcs.target[step.index])
+                slices, sharding = [list(nodes) for nodes in group.branches], group.sharding
+            ops = [{op for node in nodes for op in problem.graph.ops[node]} for nodes in slices]
+            for each in ops:
+                add_inlined(self.base, each, inlined)
+            ms, _ = self.search.taken(step, memory, caller_mb)
+            steps.append(
+                Chosen(ops=tuple(ops), memory_mb=memory, sharding=sharding,
+                       gain_ms=self._alone_ms(step, memory, caller_mb) - ms)
+            )  # fmt: skip
             for link, way in enumerate(pairs.state_ways[after].tolist()):
                 if way >= 0:
                     tensor = self.base.graph.tensors[problem.links[link].tensor]
                     transports[tensor.name] = self.model.transports[way].name
         ms, usd = self._totals(path, caller_mb)
         return Choice(
-            layout=layout,
-            memory_mb=tuple(path.memory_mb),
+            steps=tuple(steps),
             caller_mb=caller_mb,
             transports=transports,
             ms=ms,
@@ -185,6 +251,18 @@ class Optimiser:
             usd_weight=min(prices.usd / prices.ms, _MOST_WEIGHT),
         )
 
+    def _alone_ms(self, step: Step, memory: int, caller_mb: int) -> float:
+        """What one slice of the group's memory would take for all that the group does."""
+        arcs, pairs = self.search.arcs, self.search.pairs
+        if step.kind != "group" or arcs is None:
+            return self.search.taken(step, memory, caller_mb)[0]
+        source, target = int(arcs.source[step.index]), int(arcs.target[step.index])
+        begin, end = pairs.begin[target], pairs.begin[target + 1]
+        same = begin + np.flatnonzero(pairs.source[begin:end] == source)
+        if not len(same):  # no slice holds it
+            return math.nan
+        return self.search.taken(Step("slice", int(same[0])), memory, caller_mb)[0]
+
     def _totals(self, path: Path, caller_mb: int) -> tuple[float, float]:
         ms, usd = self.search.totals(path, caller_mb)
         entry_ms, entry_usd = self.entry[caller_mb]
@@ -194,9 +272,11 @@ class Optimiser:
         """The same slices and transports with the memory sizes that are best for other prices."""
         path = self.search.resized(choice.path, prices, choice.caller_mb)
         ms, usd = self._totals(path, choice.caller_mb)
-        return replace(
-            choice, memory_mb=tuple(path.memory_mb), ms=ms, usd=usd, value=path.value, path=path
+        steps = tuple(
+            replace(step, memory_mb=memory)
+            for step, memory in zip(choice.steps, path.memory_mb, strict=True)
         )
+        return replace(choice, steps=steps, ms=ms, usd=usd, value=path.value, path=path)
 
     def _floor(self, prices: Prices, callers: Sequence[int]) -> float:
         """What every plan pays: each op computed once at its share, less what of it the first quota of a
@@ -240,12 +320,12 @@ class _Needs:
         self.inlined, self.needing = inlined_ops(base), sent_by(base)
 
     def __call__(self, first: int, last: int) -> float:
+        return self.of(_bits(self.prefixes[last] & ~self.prefixes[first]))
+
+    def of(self, nodes: Iterable[int]) -> float:
+        """The same of a slice of these nodes."""
         base = self.base
-        kept = {
-            op
-            for node in _bits(self.prefixes[last] & ~self.prefixes[first])
-            for op in self.problem.graph.ops[node]
-        }
+        kept = {op for node in nodes for op in self.problem.graph.ops[node]}
         sent = {
             t
             for op in kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from slicewise.cost import CostModel
 from slicewise.passes.joint.pairs import Pairs, build_pairs
 from slicewise.passes.joint.problem import JointProblem
@@ -12,13 +14,19 @@ _MOST = 400  # prefixes to keep at first; fewer when their pairs are too many
 
 
 def few_prefixes(
-    base: Ground, problem: JointProblem, model: CostModel, deadline: float
+    base: Ground,
+    problem: JointProblem,
+    model: CostModel,
+    deadline: float,
+    also: Set[int] = frozenset(),
 ) -> tuple[Pairs | None, int]:
-    """The pairs between the prefixes of some topological orders, and how many prefixes those are."""
+    """The pairs between the prefixes of some topological orders and those of `also`, and how many
+    prefixes those are.
+    """
     ranked = _ranked(problem)
     most = _MOST
     while most > 2:
-        chosen = _spread(problem, ranked, most)
+        chosen = sorted({*_spread(problem, ranked, most), *also})
         pairs = build_pairs(base, problem, model, chosen, deadline)
         if pairs is not None:
             return pairs, len(chosen)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.cost import CostModel
 from slicewise.limits import MB
+from slicewise.passes.joint.groups import Arcs
 from slicewise.passes.joint.pairs import Pairs
 
 NEWTON = 6  # steps, from at most twice the root
@@ -43,12 +44,36 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """The pairs of the cheapest way, in order, the memory of each (MB), and its value."""
+class Step:
+    """A single slice (number of its pair), a group (of its arc), or a join (of its state)."""
 
-    pairs: list[int]
+    kind: Literal["slice", "group", "join"]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The steps of the cheapest way, in order, the memory of the slices of each (MB), and its value."""
+
+    steps: list[Step]
     memory_mb: list[int]
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What slices take, for one caller: `all_` sums of `count` slices are paid for, the others pass."""
+
+    wait: Array
+    cpu: Array
+    compute: Array
+    all_wait: Array
+    all_cpu: Array
+    all_compute: Array
+    count: Array
+    caller_wait: Array
+    caller_cpu: Array
+    usd: Array
 
 
 class Search:
@@ -56,9 +81,9 @@ class Search:
 
     def __init__(
         self, pairs: Pairs, model: CostModel, needs: Needs, *, cap_mb: int, parallel: float,
-        most_slices: int | None = None,
+        most_slices: int | None = None, arcs: Arcs | None = None,
     ) -> None:  # fmt: skip
-        self.pairs, self.model, self.needs = pairs, model, needs
+        self.pairs, self.model, self.needs, self.arcs = pairs, model, needs, arcs
         self.cap_mb, self.parallel, self.most_slices = cap_mb, parallel, most_slices
         self.need = pairs.need.copy()
         self.measured = np.zeros(len(self.need), dtype=bool)
@@ -66,71 +91,51 @@ class Search:
 
     def best(self, prices: Prices, *, caller_mb: int, measure: bool = True) -> Path | None:
         """The cheapest way, or None; without `measure` a lower bound for every way."""
-        value, memory = self.price(slice(None), prices, caller_mb)
-        states = len(self.pairs.state_prefix)
-        layers = self.most_slices or 1
-        reached = np.full((layers + 1, states), np.inf)
-        origin = np.full((layers + 1, states), -1, dtype=np.int64)
-        reached[0, 0] = 0.0
-        begin, source = self.pairs.begin, self.pairs.source
-        for state in range(1, states):
-            part = slice(int(begin[state]), int(begin[state + 1]))
-            if part.start == part.stop:
-                continue
-            before = source[part]
-            for layer in range(1, layers + 1):
-                if self.most_slices is None:
-                    ways = reached[0, before] + value[part]
-                else:
-                    ways = reached[layer - 1, before] + value[part]
-                while True:
-                    choice = int(ways.argmin())
-                    if not np.isfinite(ways[choice]):
-                        break
-                    pair = part.start + choice
-                    if not measure or self.measured[pair]:
-                        row = 0 if self.most_slices is None else layer
-                        reached[row, state] = ways[choice]
-                        origin[row, state] = pair
-                        break
-                    self._measure(pair)
-                    old = value[pair]
-                    one = slice(pair, pair + 1)
-                    value[one], memory[one] = self.price(one, prices, caller_mb)
-                    ways[choice] += value[pair] - old if np.isfinite(value[pair]) else np.inf
-        layer = int(reached[:, -1].argmin())
-        if not np.isfinite(reached[layer, -1]):
-            return None
-        total = float(reached[layer, -1])
-        path, state = [], states - 1
-        while state:
-            pair = int(origin[layer, state])
-            path.append(pair)
-            state = int(source[pair])
-            layer -= self.most_slices is not None
-        path.reverse()
-        return Path(path, [int(memory[pair]) for pair in path], total)
+        return _Walk(self, prices, caller_mb, measure).path()
 
     def price(self, part: slice | Array, prices: Prices, caller_mb: int) -> tuple[Array, Array]:
         """Value and memory (MB) of pairs at their best memory; infinite where they need too much."""
-        pairs, model = self.pairs, self.model
+        return self._price(self._pairs(part), self.need[part], prices, caller_mb)
+
+    def price_arcs(self, prices: Prices, caller_mb: int) -> tuple[Array, Array]:
+        """The same of groups; all slices of one have one size."""
+        assert self.arcs is not None
+        values = self.arcs.values
+        return self._price(_columns(values), values["need"], prices, caller_mb)
+
+    def price_joins(self, prices: Prices, caller_mb: int) -> tuple[Array, Array]:
+        """The same of joins, by state."""
+        assert self.arcs is not None
+        values = self.arcs.joins
+        return self._price(_columns(values), values["need"], prices, caller_mb)
+
+    def _pairs(self, part: slice | Array) -> _Columns:
+        pairs = self.pairs
+        wait, cpu, compute = pairs.wait[part], pairs.cpu[part], pairs.compute[part]
+        caller = pairs.caller_wait[part], pairs.caller_cpu[part]
+        count = np.ones_like(wait)
+        return _Columns(wait, cpu, compute, wait, cpu, compute, count, *caller, pairs.usd[part])
+
+    def _price(
+        self, found: _Columns, need_bytes: Array, prices: Prices, caller_mb: int
+    ) -> tuple[Array, Array]:
+        model = self.model
         whole = model.mb_per_vcpu
-        need = np.maximum(np.ceil(self.need[part] / MB), model.memory_mb_min)
+        need = np.maximum(np.ceil(need_bytes / MB), model.memory_mb_min)
         caller_usd = model.gb_ms_usd(caller_mb)
         slice_usd = model.gb_ms_usd(1)  # per MB and ms
         per_ms = prices.ms + prices.usd * caller_usd
-        caller_ms = pairs.caller_wait[part] + self._elapsed(pairs.caller_cpu[part], caller_mb)
-        fixed = per_ms * caller_ms + prices.usd * pairs.usd[part]
-        wait = pairs.wait[part]
+        caller_ms = found.caller_wait + self._elapsed(found.caller_cpu, caller_mb)
+        fixed = per_ms * caller_ms + prices.usd * found.usd
 
         def value_at(memory: Array, threaded: float = 1.0) -> Array:
-            work = pairs.cpu[part] + pairs.compute[part] / threaded
-            billed = wait + self._elapsed(work, memory)
-            found: Array = fixed + billed * (per_ms + prices.usd * slice_usd * memory)
-            return found
+            passed = found.wait + self._elapsed(found.cpu + found.compute / threaded, memory)
+            each = (found.all_cpu + found.all_compute / threaded) / found.count
+            paid = found.all_wait + found.count * self._elapsed(each, memory)
+            value: Array = fixed + per_ms * passed + prices.usd * slice_usd * memory * paid
+            return value
 
-        work = pairs.cpu[part] + pairs.compute[part]
-        ideal = self._ideal(wait, work, per_ms, prices.usd * slice_usd)
+        ideal = self._ideal(found, per_ms, prices.usd * slice_usd)
         most = min(self.cap_mb, whole)
         best = np.full(len(need), np.inf)
         memory = np.maximum(need, 1.0)
@@ -156,44 +161,60 @@ class Search:
         found: Array = cpu + np.maximum(0.0, cpu - quota) * (1.0 / share - 1.0)
         return found
 
-    def _ideal(self, wait: Array, work: Array, per_ms: float, per_mb_ms: float) -> Array:
+    def _ideal(self, found: _Columns, per_ms: float, per_mb_ms: float) -> Array:
         """The best memory of slices up to one vCPU, MB, whatever they need."""
         whole, period = self.model.mb_per_vcpu, self.model.period_ms
+        work, quotas = found.cpu + found.compute, found.count * period
         # x = 1 / m solves x**3 + p x + q = 0; q <= 0, so the positive root is the last one.
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = -(per_mb_ms * (wait - period) / work + per_ms * period / whole / work) / (
-                per_ms * whole
-            )
-            q = -2 * per_mb_ms * period / (per_ms * whole**2 * work)
+            p = per_mb_ms * (found.all_wait - quotas) + per_ms * period / whole
+            p = -p / (work * per_ms * whole)
+            q = -2 * per_mb_ms * quotas / (per_ms * whole**2 * work)
             x = np.sqrt(np.maximum(-p, 0.0)) + np.cbrt(-q)
             x = np.where(p > 0, np.minimum(x, -q / p), x)
             for _ in range(NEWTON):  # from above, where the cubic is convex: never past the root
                 x = x - (x**3 + p * x + q) / (3 * x**2 + p)
             enough = work * whole / period if period else np.inf
-            found: Array = np.fmin(
-                np.fmin(1 / x, enough), whole
-            )  # x is not known where all is equal
-        return np.where(work > 0, found, 0.0)
+            ideal: Array = np.fmin(np.fmin(1 / x, enough), whole)  # x is nan where all is equal
+        return np.where(work > 0, ideal, 0.0)
+
+    def _of(self, step: Step) -> tuple[_Columns, Array]:
+        """One step as columns of one row, and its need."""
+        one = np.array([step.index])
+        if step.kind == "slice":
+            return self._pairs(one), self.need[one]
+        assert self.arcs is not None
+        values = self.arcs.values if step.kind == "group" else self.arcs.joins
+        return _columns({name: v[one] for name, v in values.items()}), values["need"][one]
 
     def resized(self, path: Path, prices: Prices, caller_mb: int) -> Path:
-        """The same pairs with their best memory for other prices."""
-        value, memory = self.price(np.array(path.pairs), prices, caller_mb)
-        return Path(path.pairs, [int(size) for size in memory], float(value.sum()))
+        """The same steps with their best memory for other prices."""
+        found = [self._price(*self._of(step), prices, caller_mb) for step in path.steps]
+        value = sum(float(value[0]) for value, _ in found)
+        return Path(path.steps, [int(memory[0]) for _, memory in found], value)
 
     def totals(self, path: Path, caller_mb: int) -> tuple[float, float]:
         """Expected ms and US dollars of a path with its memory sizes."""
-        pairs, model = self.pairs, self.model
         ms = usd = 0.0
-        for pair, memory in zip(path.pairs, path.memory_mb, strict=True):
-            threaded = max(1.0, model.speed(memory, self.parallel))
-            work = pairs.cpu[pair] + pairs.compute[pair] / threaded
-            billed = pairs.wait[pair] + model.elapsed(work, memory)
-            caller = pairs.caller_wait[pair] + model.elapsed(pairs.caller_cpu[pair], caller_mb)
-            ms += billed + caller
-            usd += pairs.usd[pair] + billed * model.gb_ms_usd(memory)
-        return float(ms), float(usd + ms * model.gb_ms_usd(caller_mb))
+        for step, memory in zip(path.steps, path.memory_mb, strict=True):
+            step_ms, step_usd = self.taken(step, memory, caller_mb)
+            ms, usd = ms + step_ms, usd + step_usd
+        return float(ms), float(usd + ms * self.model.gb_ms_usd(caller_mb))
 
-    def _measure(self, pair: int) -> None:
+    def taken(self, step: Step, memory: int, caller_mb: int) -> tuple[float, float]:
+        """Expected ms of one step, and US dollars without the caller's time."""
+        model = self.model
+        found, _ = self._of(step)
+        threaded = max(1.0, model.speed(memory, self.parallel))
+        passed = found.wait[0] + model.elapsed(found.cpu[0] + found.compute[0] / threaded, memory)
+        count = found.count[0]
+        each = (found.all_cpu[0] + found.all_compute[0] / threaded) / count
+        paid = found.all_wait[0] + count * model.elapsed(each, memory)
+        caller = found.caller_wait[0] + model.elapsed(found.caller_cpu[0], caller_mb)
+        return float(passed + caller), float(found.usd[0] + paid * model.gb_ms_usd(memory))
+
+    def measure(self, pair: int) -> None:
+        """Put what the slice really needs in the place of its lower bound."""
         pairs = self.pairs
         ends = (
             int(pairs.state_prefix[pairs.source[pair]]),
@@ -203,3 +224,120 @@ class Search:
             self._known[ends] = self.needs(*ends)
         self.need[pair] = max(self.need[pair], self._known[ends])
         self.measured[pair] = True
+
+
+class _Walk:
+    """Dynamic programming over the states, for one price and caller.
+
+    `reached[row, 0, s]` is the least value of state s after a slice or branches, `reached[row, 1, s]`
+    after shards, whose results are still in parts; `whole[row, s]` the least when nothing is. A row is a
+    number of slices, if that is limited.
+    """
+
+    def __init__(self, search: Search, prices: Prices, caller_mb: int, measure: bool) -> None:
+        self.search, self.prices, self.caller_mb, self.is_exact = search, prices, caller_mb, measure
+        self.value, self.memory = search.price(slice(None), prices, caller_mb)
+        states = len(search.pairs.state_prefix)
+        self.limited = search.most_slices is not None
+        self.rows = (search.most_slices or 0) + 1
+        self.reached = np.full((self.rows, 2, states), np.inf)
+        self.whole = np.full((self.rows, states), np.inf)
+        self.origin = np.full((self.rows, 2, states), -1, dtype=np.int64)
+        self.reached[0, 0, 0] = self.whole[0, 0] = 0.0
+        if search.arcs is not None:
+            self.arc_value, self.arc_memory = search.price_arcs(prices, caller_mb)
+            self.join_value, self.join_memory = search.price_joins(prices, caller_mb)
+
+    def path(self) -> Path | None:
+        """The cheapest way to the last state."""
+        states = len(self.search.pairs.state_prefix)
+        for state in range(1, states):
+            for row in range(self.limited, self.rows):
+                self._slice_into(state, row)
+                self._group_into(state, row)
+            for row in range(self.rows):
+                self.whole[row, state] = min(self._ways_to_whole(state, row))
+        row = int(self.whole[:, -1].argmin())
+        if not np.isfinite(self.whole[row, -1]):
+            return None
+        return self._back(row, states - 1)
+
+    def _ways_to_whole(self, state: int, row: int) -> tuple[float, float]:
+        """As it is, and by a join after shards."""
+        before = row - self.limited
+        if self.search.arcs is None or before < 0:
+            return float(self.reached[row, 0, state]), np.inf
+        joined = self.reached[before, 1, state] + self.join_value[state]
+        return float(self.reached[row, 0, state]), float(joined)
+
+    def _slice_into(self, state: int, row: int) -> None:
+        search, begin = self.search, self.search.pairs.begin
+        part = slice(int(begin[state]), int(begin[state + 1]))
+        if part.start == part.stop:
+            return
+        before = self.reached[row - self.limited, :, search.pairs.source[part]].min(axis=1)
+        ways = before + self.value[part]
+        while True:
+            choice = int(ways.argmin())
+            if not np.isfinite(ways[choice]):
+                return
+            pair = part.start + choice
+            if not self.is_exact or search.measured[pair]:
+                self.reached[row, 0, state] = ways[choice]
+                self.origin[row, 0, state] = pair
+                return
+            search.measure(pair)
+            old = self.value[pair]
+            one = slice(pair, pair + 1)
+            self.value[one], self.memory[one] = search.price(one, self.prices, self.caller_mb)
+            ways[choice] += self.value[pair] - old if np.isfinite(self.value[pair]) else np.inf
+
+    def _group_into(self, state: int, row: int) -> None:
+        arcs = self.search.arcs
+        if arcs is None:
+            return
+        for arc in arcs.into.get(state, ()):
+            group = arcs.groups[int(arcs.group[arc])]
+            before = row - group.width if self.limited else row
+            if before < 0:
+                continue
+            value = self.whole[before, arcs.source[arc]] + self.arc_value[arc]
+            flag = int(group.sharding is not None)
+            if value < self.reached[row, flag, state]:
+                self.reached[row, flag, state] = value
+                self.origin[row, flag, state] = -2 - arc
+
+    def _back(self, row: int, state: int) -> Path:
+        """The steps that led here."""
+        arcs, total = self.search.arcs, float(self.whole[row, state])
+        steps: list[Step] = []
+        memory: list[int] = []
+        is_whole = True
+        while state:
+            if is_whole:
+                as_it_is, joined = self._ways_to_whole(state, row)
+                flag = int(joined < as_it_is)
+                if flag:
+                    steps.append(Step("join", state))
+                    memory.append(int(self.join_memory[state]))
+                    row -= self.limited
+            else:
+                flag = int(self.reached[row, :, state].argmin())
+            origin = int(self.origin[row, flag, state])
+            if origin >= 0:
+                steps.append(Step("slice", origin))
+                memory.append(int(self.memory[origin]))
+                state, is_whole = int(self.search.pairs.source[origin]), False
+                row -= self.limited
+            else:
+                assert arcs is not None
+                arc = -2 - origin
+                steps.append(Step("group", arc))
+                memory.append(int(self.arc_memory[arc]))
+                state, is_whole = int(arcs.source[arc]), True
+                row -= arcs.groups[int(arcs.group[arc])].width if self.limited else 0
+        return Path(steps[::-1], memory[::-1], total)
+
+
+def _columns(values: dict[str, Array]) -> _Columns:
+    return _Columns(**{name: values[name] for name in _Columns.__slots__})

@@ -84,6 +84,23 @@ def test_the_coordinator_counts_where_it_is_slower_than_all_slices() -> None:
     assert found.cold_latency_ms - found.latency_ms == pytest.approx(6000)
 
 
+def test_slices_of_one_stage_take_as_long_as_the_slowest_and_its_callers_part() -> None:
+    model = replace(MODEL, call=Step(wait_ms=10, cpu_ms=2))
+    slices = [replace(each, inputs=("a-b",) * (each.name in "bc")) for each in SLICES]
+    edges = [*EDGES[:2], edge("a", "b"), replace(edge("a", "b"), consumer="c"), *EDGES[3:]]
+    slices[3] = replace(slices[3], inputs=("b-d",))
+    times = {"a": 10.0, "b": 10.0, "c": 100.0, "d": 10.0}
+
+    def ms(**options: Any) -> float:
+        found = predict(slices, edges, model, times, parallel=0.0, source="", **options)
+        assert found.latency_ms is not None
+        return found.latency_ms
+
+    beside = ms()
+    second_call = 2 / model.share(model.caller_memory_mb)
+    assert ms(most=1) - beside == pytest.approx(2 * (10 + 12 + 1) - second_call, rel=1e-4)
+
+
 def test_plans_written_before_cold_times_were_told_can_be_read() -> None:
     from slicewise.plan import SlicePrediction
 

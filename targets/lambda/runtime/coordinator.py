@@ -1,5 +1,5 @@
-"""The coordinator: the one function that a caller invokes. It checks the request, calls the slices
-stage by stage, hands every tensor on as it came (never decoding or parsing it), and cleans up.
+"""The coordinator: the one function that a caller invokes. It checks the request, calls every slice when
+its tensors are there, hands them on as they came (never decoding or parsing them), and cleans up.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 from .calls import Caller, SliceError, invoke_config
 from .deadline import deadline_in, remaining_s
 from .early import early_invoke
+from .hedge import Hedge
 from .messages import join
 from .observe import telling
 from .repeat import Budget
 from .replies import Replies, key_of
 from .request import BadRequest, check_request, remaining_s_of, request_id_of
 from .rule import Choices, Rule, choose
+from .schedule import LastRead, Part, at_once, run
 from .start import Start
 from .store import Object, Store, StoreError, finish, object_key, objects_of
 from .url import answering_http
@@ -30,6 +32,7 @@ from .warmup import WarmUp
 from .wire import Record, decode_inline
 
 Handler = Callable[[Any, Any], bytes]
+Doubled = dict[Future[Any], set[Object]]  # calls that another one was quicker than, what they put
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,37 +62,36 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     store = Store()
     if plan["planned_transports"] != ["payload"]:
         store.open()
-    width = max(len(stage) for stage in plan["stages"])
+    parts = [part for stage in plan["stages"] for part in stage]
+    most = plan["max_parallel"]
+    hedge = Hedge(plan["hedge"], most) if plan["hedge"] is not None else None
+    calls_at_once = most if hedge is None else 4 * most
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
     functions = boto3.client(
-        "lambda", config=invoke_config(timeout, max(10, width, len(function_of)))
+        "lambda", config=invoke_config(timeout, max(10, calls_at_once, len(parts)))
     )
-    pool = ThreadPoolExecutor(width)
+    pool = ThreadPoolExecutor(most)
     invoke = partial(_invoke_raw, functions)
     warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
     if plan["warm_up"] and not start.is_for_a_request:
         warm_up = warm_later()
     tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
-    read_last = _read_last(plan)
+    replied = [spec["tensor"] for spec in plan["outputs"]]
     cleaner = ThreadPoolExecutor(1)
     caller = Caller(functions, function_of, plan["id"])
     replies = Replies()
     request_id, deadline, budget = "", 0.0, Budget()  # of the request at hand
 
-    def call(part: dict[str, Any], message: bytes) -> dict[str, Any]:
+    def call(part: Part, message: bytes, doubled: Doubled) -> dict[str, Any]:
         told = warm_up.wait(part["name"])
-        reply = caller.call(part, message, request_id, deadline, budget)
+        invoke = partial(caller.call, part, message, request_id, deadline, budget)
+        reply, slower = hedge.call(part["name"], invoke) if hedge is not None else (invoke(), None)
+        if slower is not None:
+            doubled[slower] = set(objects_of(reply["tensors"]))
+            if any(objects_of({name: reply["tensors"].get(name, {})}) for name in replied):
+                wait([slower])  # the caller deletes these, perhaps before the slower call puts them
         reply["trace"].update(told)
         return reply
-
-    def call_all(stage: list[dict[str, Any]], messages: list[bytes]) -> list[dict[str, Any]]:
-        """The replies of a stage. All its slices have ended, also when one has failed."""
-        if len(stage) == 1 and not warm_up.is_due:
-            return [call(stage[0], messages[0])]
-        calls = [pool.submit(call, *pair) for pair in zip(stage, messages, strict=True)]
-        warm_up.begin()
-        wait(calls)
-        return [done.result() for done in calls]
 
     def every_object(request_id: str) -> set[Object]:
         """All objects that a request may have, whether a slice told of them or failed before."""
@@ -119,6 +121,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         held: dict[str, Record] = {}
         left: set[Object] = set()  # to delete when the request has ended
         deleting: dict[Future[None], set[Object]] = {}  # while later slices compute
+        doubled: Doubled = {}
         started = time.perf_counter()
         try:
             request_id = request_id_of(event, request_id)
@@ -129,29 +132,37 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             if known := replies.get(same_call):
                 clean(left.intersection(objects_of(held)))
                 return known
-            trace = []
-            for stage, done in zip(plan["stages"], read_last, strict=True):
-                messages = []
-                for part in stage:
-                    _fit(held, part["inputs"], request_id, choices, rule, store)
-                    wanted = {name: held[name] for name in part["inputs"]}
-                    head = {"request_id": request_id, "plan": plan["id"]}
-                    messages.append(join(head, "tensors", wanted))
-                began = {"began_ms": (time.perf_counter() - started) * 1e3}
-                for part, body in zip(stage, call_all(stage, messages), strict=True):
-                    held.update(body["tensors"])
-                    head = {"slice": part["name"], "stage": part["stage"], **began}
-                    trace.append({**head, **body["trace"]})
-                read = set(objects_of({name: held[name] for name in done}))
-                if read and stage is not plan["stages"][-1]:
+            trace: dict[str, dict[str, Any]] = {}
+            last_read = LastRead(parts, replied)
+
+            def begin(part: Part, alone: bool) -> Future[Any]:
+                _fit(held, part["inputs"], request_id, choices, rule, store)
+                wanted = {name: held[name] for name in part["inputs"]}
+                head = {"request_id": request_id, "plan": plan["id"]}
+                message = join(head, "tensors", wanted)
+                trace[part["name"]] = {"began_ms": (time.perf_counter() - started) * 1e3}
+                if alone and not warm_up.is_due:
+                    return at_once(partial(call, part, message, doubled))
+                future = pool.submit(call, part, message, doubled)
+                warm_up.begin()
+                return future
+
+            def end(part: Part, body: dict[str, Any]) -> None:
+                held.update(body["tensors"])
+                head = {"slice": part["name"], "stage": part["stage"]}
+                trace[part["name"]] = {**head, **trace[part["name"]], **body["trace"]}
+                read = set(objects_of({name: held[name] for name in last_read.ended(part)}))
+                if read and part is not parts[-1]:
                     deleting[cleaner.submit(store.delete, read)] = read
-            replied = [spec["tensor"] for spec in plan["outputs"]]
+
+            run(parts, held, begin, end, most=most)
             _fit(held, replied, request_id, choices, rule, store)
             outputs = {spec["name"]: held[spec["tensor"]] for spec in plan["outputs"]}
             answer: dict[str, Any] = {"status": 200, "request_id": request_id}
             if isinstance(event, dict) and event.get("trace"):
                 total_ms = (time.perf_counter() - started) * 1e3
-                answer["trace"] = {"total_ms": total_ms, **started_now, "slices": trace}
+                slices = [trace[part["name"]] for part in parts]
+                answer["trace"] = {"total_ms": total_ms, **started_now, "slices": slices}
             reply = join(answer, "outputs", outputs)
             if len(reply) > rule.payload_bytes:  # a trace of many slices, and it is only told
                 reply = join({**answer, "trace": {}}, "outputs", outputs)
@@ -168,6 +179,8 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             reply = _error(500, request_id, type(error).__name__, str(error))
         warm_up.finish()
         clean(left, deleting)
+        for slower, places in doubled.items():  # at once if it has ended
+            slower.add_done_callback(partial(_clean_up, clean, places))
         return reply
 
     return answering_http(telling(handler), plan, store)
@@ -187,15 +200,8 @@ def _functions(plan: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _read_last(plan: dict[str, Any]) -> list[list[str]]:
-    """For every stage the tensors that no later one reads, and that are not the reply's."""
-    kept = {spec["tensor"] for spec in plan["outputs"]}
-    found: list[list[str]] = []
-    for stage in reversed(plan["stages"]):
-        names = {name for part in stage for name in part["inputs"]} - kept
-        found.append(sorted(names))
-        kept |= names
-    return found[::-1]
+def _clean_up(clean: Callable[[set[Object]], None], places: set[Object], _: Future[Any]) -> None:
+    clean(places)
 
 
 def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:

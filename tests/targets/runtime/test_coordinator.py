@@ -31,6 +31,8 @@ PLAN = {
     "dims": [],
     "rule": {"transports": ["payload", "s3"], "payload_bytes": 6_000},
     "warm_up": False,
+    "max_parallel": 2,
+    "hedge": None,
     "planned_transports": ["payload", "s3"],
     "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
     "stack": "f",
@@ -360,10 +362,65 @@ def test_an_answer_is_given_though_its_objects_cannot_be_deleted(
     assert f"request {ID} leaves objects in the bucket" in caplog.text
 
 
-def test_a_tensor_is_given_up_after_the_last_stage_that_reads_it() -> None:
-    stages = [["a"], ["b", "c"], ["a", "d"], ["d", "e"]]
-    plan = {
-        "stages": [[{"inputs": names}] for names in stages],
-        "outputs": [{"tensor": "e"}],
-    }
-    assert coordinator._read_last(plan) == [[], ["b", "c"], ["a"], ["d"]]
+def test_a_slice_starts_though_others_of_an_earlier_stage_run(run: Callable[..., Any]) -> None:
+    """c needs b alone, and a ends only when c has begun."""
+    began = threading.Event()
+
+    def slow(_: Fakes) -> bytes:
+        assert began.wait(5)
+        return reply(first=MIDDLE)
+
+    def last_but_one(_: Fakes) -> bytes:
+        began.set()
+        return reply(third=MIDDLE)
+
+    stages = [
+        [{"name": "a", "stage": 0, "inputs": ["x"]}, {"name": "b", "stage": 0, "inputs": ["x"]}],
+        [{"name": "c", "stage": 1, "inputs": ["second"]}],
+        [{"name": "d", "stage": 2, "inputs": ["first", "third"]}],
+    ]
+    names = ("x", "first", "second", "third", "last")
+    choices = {name: [["payload", 4000], ["s3", None]] for name in names}
+    plan = {**PLAN, "stages": stages, "choices": choices}
+    fakes = Fakes(a=slow, b=reply(second=MIDDLE), c=last_but_one, d=reply(last=LAST))
+
+    found = run(fakes, plan, trace=True)
+
+    assert found["status"] == 200
+    assert [part["slice"] for part in found["trace"]["slices"]] == ["a", "b", "c", "d"]
+
+
+def test_what_a_slower_call_puts_after_its_object_was_deleted_is_deleted_too(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slice a is called twice; its first call puts its object when the request is over."""
+    hedge = importlib.import_module("slicewise.targets.lambda.runtime.hedge")
+    monkeypatch.setattr(hedge.Hedge, "after_s", lambda _, name: 0.01 if name == "a" else None)
+    over, ended = threading.Event(), threading.Event()
+    key = f"requests/{ID}/middle"
+    calls: list[int] = []
+
+    def twice(fakes: Fakes) -> bytes:
+        calls.append(len(calls))
+        if calls[-1] == 0:
+            assert over.wait(5)
+        fakes.objects[key] = b""
+        return reply(middle={**{k: v for k, v in MIDDLE.items() if k != "data"}, "s3": key})
+
+    class Told(Fakes):
+        def delete_objects(self, **options: Any) -> dict[str, Any]:
+            answer = super().delete_objects(**options)
+            if over.is_set():
+                ended.set()
+            return answer
+
+    fakes = Told(a=twice, b=reply(last=LAST))
+
+    found = run(fakes, {**PLAN, "hedge": 0.9}, trace=True)
+
+    assert found["status"] == 200
+    assert found["trace"]["slices"][0]["hedged"] is True
+    assert fakes.objects == {}
+    over.set()
+    assert ended.wait(5)
+    assert fakes.objects == {}

@@ -1,0 +1,59 @@
+"""Runs of ops between two boundaries, with all ways to split them into shards that a function holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slicewise.cost import CostModel
+from slicewise.passes.joint.groups import Shardable
+from slicewise.passes.joint.problem import JointProblem
+from slicewise.passes.joint.regions import boundaries
+from slicewise.passes.partitioning.ground import Ground
+from slicewise.passes.partitioning.recompute import add_inlined, inlined_ops
+from slicewise.passes.shards import Sharding, shardings
+
+DEGREES = (2, 3, 4, 6, 8, 12, 16)
+
+
+def runs_of_shards(
+    base: Ground, problem: JointProblem, model: CostModel, most: int
+) -> tuple[Shardable, ...]:
+    """All runs between two boundaries that may gain from shards, with their ways of at most `most`."""
+    degrees = [degree for degree in DEGREES if degree <= most]
+    places = boundaries(problem)
+    inlined = inlined_ops(base)
+    found = []
+    for index, first in enumerate(places):
+        for last in places[index + 1 :]:
+            nodes = [n for n in range(problem.graph.size) if (last & ~first) >> n & 1]
+            if sum(problem.times[node] for node in nodes) <= model.call.cpu_ms:
+                continue  # another call alone takes longer
+            ops = {op for node in nodes for op in problem.graph.ops[node]}
+            add_inlined(base, ops, inlined)
+            names = [base.graph.ops[op].name for op in sorted(ops)]
+            ways = [(way, _need(base, way)) for way in shardings(base.graph, names, degrees)]
+            kept = tuple((way, need) for way, need in ways if _fits(base, way, need))
+            if kept:
+                found.append(Shardable(first=first, last=last, ways=kept))
+    return tuple(found)
+
+
+def _need(base: Ground, way: Sharding) -> float:
+    """Memory of the largest shard, with its buffers and the function's own."""
+    factor = float(base.edge_factor)
+    most = max(part.memory_bytes + factor * (_bytes(part.received) + _bytes(part.sent))
+               for part in way.parts)  # fmt: skip
+    return base.overheads.memory_bytes + most
+
+
+def _fits(base: Ground, way: Sharding, need: float) -> bool:
+    cap, edge_cap = base.weight_cap, base.overheads.max_edge_bytes
+    return all(
+        (cap is None or part.weight_bytes <= cap)
+        and (edge_cap is None or max(_bytes(part.received), _bytes(part.sent)) <= edge_cap)
+        for part in way.parts
+    ) and (base.memory_cap is None or need - base.overheads.memory_bytes <= base.memory_cap)
+
+
+def _bytes(moved: Sequence[tuple[str, int]]) -> int:
+    return sum(size for _, size in moved)

@@ -1,0 +1,125 @@
+"""Along: the ways to split a group of ops, and which shard gets what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from slicewise.graph import Op, OpGraph
+from slicewise.passes.shards.moves import RESHAPES
+from slicewise.passes.shards.parts import Part, base
+from slicewise.passes.shards.sums import sum_size
+from slicewise.passes.shards.windows import CONVOLUTIONS, TRANSPOSED
+
+# What a partial result may pass through before it is summed.
+_PASSED_ON = {"aten.permute", "aten.transpose", "aten.t", "aten.unsqueeze", "aten.squeeze", "aten.clone",
+              "aten.alias", "aten.detach", "aten.contiguous", "aten.dropout"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Along:
+    """Along what a group is split: the dimension `dim` of its results, in multiples of `unit`; or what
+    the op `summed` sums over, and then its partial results are summed.
+    """
+
+    dim: int
+    unit: int = 1
+    summed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one shard returns: a part of every result (None: a summand of all of it); and for a summand,
+    which op sums over which part.
+    """
+
+    results: Mapping[str, Part | None]
+    partial: tuple[str, Part] | None = None
+
+
+def results_of(graph: OpGraph, group: Sequence[Op]) -> tuple[str, ...]:
+    """The tensors of the group that are read outside of it."""
+    members = {op.name for op in group}
+    return tuple(
+        tensor
+        for op in group
+        for tensor in op.outputs
+        if tensor in graph.outputs or any(c not in members for c in graph.consumers[tensor])
+    )
+
+
+def choices(graph: OpGraph, group: Sequence[Op], results: Sequence[str]) -> Iterator[list[Along]]:
+    """Along what the group might be split; of the units of one choice the best is taken."""
+    if not results:
+        return
+    units = _units(graph, group)
+    shapes = [graph.tensor[name].shape for name in results]
+    ranks = {len(shape) for shape in shapes}
+    for dim in range(ranks.pop()) if len(ranks) == 1 else ():
+        sizes = [shape[dim] for shape in shapes]
+        yield [Along(dim=dim, unit=unit) for unit in _dividing(units, sizes)]
+    last = _summing(graph, group, results)
+    if last is not None:
+        sizes = [sum_size(graph, last)]
+        yield [Along(dim=0, unit=unit, summed=last.name) for unit in _dividing(units, sizes)]
+
+
+def _units(graph: OpGraph, group: Sequence[Op]) -> list[int]:
+    """Sizes of what should stay together: what reshapes merge (a head), a group's channels."""
+    found: set[int] = set()
+    for op in group:
+        if base(op) in RESHAPES:
+            shapes = [graph.tensor[name].shape for name in (*op.inputs, *op.outputs)]
+            found.update(size for shape in shapes for size in shape if isinstance(size, int))
+        elif base(op) in CONVOLUTIONS | TRANSPOSED:
+            groups, channels = dict(op.arguments)["groups"], graph.tensor[op.outputs[0]].shape[1]
+            if isinstance(channels, int):
+                found.add(channels // groups)
+    return sorted(found - {0, 1})
+
+
+def _dividing(units: Sequence[int], sizes: Sequence[int | str]) -> list[int]:
+    numbers = [size for size in sizes if isinstance(size, int)]
+    if len(numbers) < len(sizes) or min(numbers) < 2:
+        return []
+    return [1, *(unit for unit in units if all(n % unit == 0 and n > unit for n in numbers))]
+
+
+def _summing(graph: OpGraph, group: Sequence[Op], results: Sequence[str]) -> Op | None:
+    """The op whose partial results may be summed after the group, for only moves follow it."""
+    if len(results) != 1:
+        return None
+    members = {op.name for op in group}
+    tensor = results[0]
+    while True:
+        op = graph.op[graph.tensor[tensor].producer]
+        if sum_size(graph, op) > 1:
+            return op
+        if base(op) not in RESHAPES | _PASSED_ON or len(op.inputs) != 1:
+            return None
+        tensor = op.inputs[0]
+        if graph.tensor[tensor].producer not in members or len(graph.consumers[tensor]) > 1:
+            return None
+
+
+def shares(graph: OpGraph, results: Sequence[str], along: Along, degree: int) -> tuple[Share, ...]:
+    """What each of `degree` shards returns, as even as can be; none if there is too little to share."""
+    if along.summed:
+        total = sum_size(graph, graph.op[along.summed])
+        return tuple(
+            Share(results=dict.fromkeys(results), partial=(along.summed, part))
+            for part in _evenly(total, along, degree)
+        )
+    found = [_evenly(int(graph.tensor[name].shape[along.dim]), along, degree) for name in results]
+    return tuple(
+        Share(results=dict(zip(results, parts, strict=True))) for parts in zip(*found, strict=True)
+    )
+
+
+def _evenly(total: int, along: Along, degree: int) -> list[Part]:
+    units = total // along.unit
+    if units < degree:
+        return []
+    ends = [units * index // degree * along.unit for index in range(degree + 1)]
+    return [Part(along.dim, start, end) for start, end in pairwise(ends)]

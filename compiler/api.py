@@ -99,7 +99,8 @@ def compile(
     `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
     request. `preoptimise=True` lets slices with convolutions start faster on CPUs like this machine's,
     with packages of twice the size. `hedge=0.95` calls a slice a second time when it takes longer than
-    95 % of its latest calls, and takes the first answer. `time_limit_s` bounds the search for the best cut.
+    95 % of its latest calls, and takes the first answer. `time_limit_s` bounds the search for the best
+    cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """

@@ -51,8 +51,11 @@ def record(array: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def reply(trace: Any = None, **tensors: Any) -> bytes:
-    name = "a" if "middle" in tensors else "b"
+MAKERS = {"middle": "a", "first": "a", "second": "b", "third": "c"}
+
+
+def reply(trace: Any = None, by: str | None = None, **tensors: Any) -> bytes:
+    name = by or MAKERS.get(next(iter(tensors), ""), "b")
     head = {"slice": name, "plan": "plan", "request_id": ID, "trace": trace or {}}
     joined: bytes = messages.join(head, "tensors", tensors)
     return joined
@@ -375,14 +378,17 @@ def test_a_slice_starts_though_others_of_an_earlier_stage_run(run: Callable[...,
         return reply(third=MIDDLE)
 
     stages = [
-        [{"name": "a", "stage": 0, "inputs": ["x"]}, {"name": "b", "stage": 0, "inputs": ["x"]}],
-        [{"name": "c", "stage": 1, "inputs": ["second"]}],
-        [{"name": "d", "stage": 2, "inputs": ["first", "third"]}],
+        [
+            {"name": "a", "stage": 0, "inputs": ["x"], "outputs": ["first"]},
+            {"name": "b", "stage": 0, "inputs": ["x"], "outputs": ["second"]},
+        ],
+        [{"name": "c", "stage": 1, "inputs": ["second"], "outputs": ["third"]}],
+        [{"name": "d", "stage": 2, "inputs": ["first", "third"], "outputs": ["last"]}],
     ]
     names = ("x", "first", "second", "third", "last")
     choices = {name: [["payload", 4000], ["s3", None]] for name in names}
     plan = {**PLAN, "stages": stages, "choices": choices}
-    fakes = Fakes(a=slow, b=reply(second=MIDDLE), c=last_but_one, d=reply(last=LAST))
+    fakes = Fakes(a=slow, b=reply(second=MIDDLE), c=last_but_one, d=reply(by="d", last=LAST))
 
     found = run(fakes, plan, trace=True)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import threading
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class Calls:
     before: Callable[[str, int], Any] | None = None
     after: Callable[[str, int], None] | None = None
     loses: Callable[[str], bool] | None = None
+    # The parts of a large upload are sent at once: a thread's answer is that of its own latest call.
+    _sent: threading.local = field(default_factory=threading.local)
 
     def clear(self) -> None:
         """Forget the calls and put in no more faults."""
@@ -50,14 +53,15 @@ class Calls:
         if operation.startswith(READING):
             return None
         self.changing.append(operation)
+        self._sent.number = number = len(self.changing)
         if self.loses is not None and self.loses(operation):
             client._endpoint.http_session.send(request)
             raise ReadTimeoutError(endpoint_url=request.url)
-        return self.before(operation, len(self.changing)) if self.before is not None else None
+        return self.before(operation, number) if self.before is not None else None
 
     def _done(self, model: Any, **_: Any) -> None:
         if not model.name.startswith(READING) and self.after is not None:
-            self.after(model.name, len(self.changing))
+            self.after(model.name, self._sent.number)
 
 
 def answer(status: int, code: str, message: str) -> Any:

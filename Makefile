@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all check bench docs clean
 
 demo: $(STAMP)   ## compile MiniLM into slices and run them as functions on this machine
 	$(BIN)/python examples/sentence_embeddings.py
@@ -26,6 +26,11 @@ check: $(STAMP)
 
 bench: $(STAMP)   ## every benchmark, each prints a table
 	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+docs: $(STAMP)   ## the site, in build/site
+	rm -rf build/types && mkdir -p build/types/slicewise
+	ln -s "$(CURDIR)"/compiler/* "$(CURDIR)"/passes "$(CURDIR)"/codegen "$(CURDIR)"/targets build/types/slicewise/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Installed once; again only when the declared dependencies change.
 $(STAMP): pyproject.toml constraints.txt

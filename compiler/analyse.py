@@ -31,6 +31,7 @@ from slicewise.sizes import Sizes, expression, sizes_of
 
 _NO_RESULT = {"aten._assert_scalar", "aten._assert_tensor_metadata", "aten.sym_constrain_range",
               "aten.sym_constrain_range_for_size", "aten._assert_async"}  # fmt: skip
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"  # torch.export's word for none
 _RANDOM = ("aten.rand", "aten.bernoulli", "aten.multinomial", "aten.normal", "aten.exponential")
 
 
@@ -277,7 +278,7 @@ def _tensor(
 
 def _module_path(node: fx.Node) -> str:
     stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] for entry in stack.values()]
+    paths = [entry[0] for entry in stack.values() if entry[0] != _NO_MODULE]
     return str(paths[-1]) if paths else ""
 
 

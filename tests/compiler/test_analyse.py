@@ -299,3 +299,11 @@ def test_dropout_in_eval_mode_is_no_random_op() -> None:
     model = tiny_model(lambda self, x: F.dropout(x, 1.0, self.training) + 1)
 
     assert analysed(model, (X,)).graph.ops
+
+
+def test_sizes_that_no_module_reads_have_no_module() -> None:
+    """torch.export gives them a name of its own, which no user knows."""
+    made = analysed(nn.Sequential(nn.Linear(4, 4), nn.Flatten(0)).eval(), (X,), ({0: BATCH},))
+
+    assert "aten.sym_size.int" in kinds(made)
+    assert {op.module for op in made.graph.ops} <= {"", "0", "1"}

@@ -179,7 +179,7 @@ function node({ x, y, node: each }) {
       "data-node": each.id, "data-op": isOp ? ops.name[each.op] : null, click: activate, keydown: activate },
     element("svg:title", {}, `${each.path || each.slice}${isOp ? ` · ${ops.name[each.op]}` : ""}\n${below}, ${ms(each.time, 3)}`),
     element("svg:rect", { width: NODE.width, height: NODE.height, rx: 6 }),
-    element("svg:text", { x: 10, y: 16 }, name.length > 25 ? `…${name.slice(-24)}` : name),
+    element("svg:text", { x: 10, y: 16 }, name.length > 24 ? `…${name.slice(-22)}` : name),
     element("svg:text", { class: "soft", x: 10, y: 31 }, `${below.length > 19 ? `${below.slice(0, 18)}…` : below}, ${ms(each.time, 2)}`));
 }
 

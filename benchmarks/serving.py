@@ -89,12 +89,20 @@ def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:
 
 
 def measured(
-    work: _Work, plan: Plan, inputs: Any, *, requests: int, network: str | None, seed: int = 0
+    work: _Work,
+    plan: Plan,
+    inputs: Any,
+    *,
+    requests: int,
+    network: str | None,
+    seed: int = 0,
+    cpu_scale: float = 1.0,
 ) -> Served:
     """Warm requests to a plan, one at a time."""
     with tempfile.TemporaryDirectory(prefix="slicewise-") as folder:
         bundle = _write(work, plan, steps(False)).save(Path(folder) / "bundle")
-        with bundle.serve(network=network, network_seed=seed) as endpoint:
+        served = bundle.serve(network=network, network_seed=seed, cpu_scale=cpu_scale)
+        with served as endpoint:
             call = _caller(endpoint, inputs)
             for _ in range(WARMING):
                 call()

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from slicewise.passes.split import Split
     from slicewise.signature import Signature
 
+MAX_PARALLEL = 16  # slices at once, unless limits say otherwise
 MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
 
@@ -283,23 +284,32 @@ def _cut(
 ) -> tuple[Partition, Settings]:
     """The slices, and the settings of their functions."""
     from slicewise.passes import partition
-    from slicewise.passes.joint.decide import decide
+    from slicewise.passes.joint.decide import decisions
     from slicewise.passes.place import Settings
 
     target, limits = work.target, work.limits
     model = target.cost_model(limits)
     if objective != "bytes":
-        return decide(
+        found = decisions(
             work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
             overheads=overheads, model=model, rule=work.rule, parallel=work.times.parallel,
-            time_limit_s=work.time_limit_s,
+            time_limit_s=work.time_limit_s, most=limits.max_parallel or MAX_PARALLEL,
         )  # fmt: skip
-    found = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
+        return min(found, key=lambda each: _predicted(work, objective, *each))
+    cut = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
     memory_mb = {
         part.name: target.memory_mb(work.user_limits, limits, part.memory_bytes)
-        for part in found.slices
+        for part in cut.slices
     }
-    return found, Settings(memory_mb=memory_mb, model=model)
+    return cut, Settings(memory_mb=memory_mb, model=model)
+
+
+def _predicted(work: _Work, objective: str, found: Partition, settings: Settings) -> float:
+    """What a decision makes of the objective, slice by slice."""
+    prediction = _plan(work, objective, found, settings).prediction
+    value = prediction.latency_ms if objective == "latency" else prediction.cost_per_million_usd
+    assert value is not None
+    return value
 
 
 def _plan(

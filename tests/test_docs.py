@@ -16,7 +16,7 @@ from slicewise.cli import cli
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["partitioner.md", "planning.md"])
+@pytest.mark.parametrize("name", ["partitioner.md", "planning.md", "parallel.md"])
 def test_the_example_prints_what_its_page_says(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     found = re.search(r"```python\n(.*?)```\s*```\n(.*?)```", page, re.DOTALL)

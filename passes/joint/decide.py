@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from slicewise.cost import CostModel
+from slicewise.errors import InfeasibleError
 from slicewise.goal import Goal
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
@@ -32,16 +33,42 @@ def decide(
     rule: TransportRule,
     parallel: float,
     time_limit_s: float,
+    most: int = 1,
 ) -> Decision:
     """The cut, transports and memory sizes with the least expected latency or cost within the goal.
 
     `graph` has the ops' times. The certificate is in ms or US dollars per million requests: over all
-    plans whose slices run one after the other, "optimal" within 0.1 %. Raises `InfeasibleError`.
+    plans of slices one after the other and (with `most` above 1) of groups of at most so many
+    independent branches at the same time, "optimal" within 0.1 %. Raises `InfeasibleError`.
+    """
+    return decisions(
+        graph, limits, objective, goal=goal, overheads=overheads, model=model, rule=rule,
+        parallel=parallel, time_limit_s=time_limit_s, most=most,
+    )[0]  # fmt: skip
+
+
+def decisions(
+    graph: OpGraph,
+    limits: Limits,
+    objective: Objective,
+    *,
+    goal: Goal | None,
+    overheads: Overheads,
+    model: CostModel,
+    rule: TransportRule,
+    parallel: float,
+    time_limit_s: float,
+    most: int,
+) -> tuple[Decision, ...]:
+    """The best decision, and where it has groups, also the best one of slices one after the other.
+
+    The search takes a group's slices to be as slow as its slowest in every respect, and begins the next
+    step when all have ended: which of the two is better, `predict` tells.
     """
     started = time.monotonic()
     optimiser = Optimiser(
         graph, limits, overheads=overheads, model=model, transports=rule.transports,
-        parallel=parallel, time_limit_s=time_limit_s,
+        parallel=parallel, time_limit_s=time_limit_s, most=most,
     )  # fmt: skip
     bounds = Bounds(
         ms=goal.latency_ms if goal else None,
@@ -49,8 +76,17 @@ def decide(
         if goal and goal.cost_per_million_usd
         else None,
     )
-    choice = optimum(optimiser, objective, bounds)
-    return _decision(optimiser, choice, objective, time.monotonic() - started)
+    found = [optimum(optimiser, objective, bounds)]
+    if any(len(step.ops) > 1 for step in found[0].steps):
+        try:
+            plain = optimum(optimiser.one_by_one(), objective, bounds)
+        except InfeasibleError:  # branches apart keep limits that no chain of slices does
+            pass
+        else:
+            bound = min(found[0].lower_bound, plain.value)
+            found.append(replace(plain, lower_bound=bound))
+    seconds = time.monotonic() - started
+    return tuple(_decision(optimiser, choice, objective, seconds) for choice in found)
 
 
 def decide_frontier(

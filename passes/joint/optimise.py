@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,10 +103,12 @@ class Optimiser:
         parallel: float = 0.0,
         time_limit_s: float = 60.0,
         most: int = 1,
+        shards: bool = False,
     ) -> None:
-        """`most` slices may run at the same time; 1 leaves groups out."""
+        """`most` slices may run at the same time: branches, and if `shards` parts of the same ops."""
         deadline = time.monotonic() + time_limit_s
-        self.most = most
+        self.most = most if limits.max_slices is None else min(most, limits.max_slices)
+        self.shards = shards
         self.shardable: tuple[Shardable, ...] | None = None
         self.model, self.limits, self.parallel = model, limits, parallel
         self.base = base = ground(graph, limits, overheads)
@@ -167,7 +170,9 @@ class Optimiser:
         arcs = None
         if self.most > 1:
             if self.shardable is None:
-                self.shardable = runs_of_shards(base, problem, self.model, self.most)
+                self.shardable = (
+                    runs_of_shards(base, problem, self.model, self.most) if self.shards else ()
+                )
             arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
             self.method += f", {len(arcs.groups)} groups"
         return Search(
@@ -179,6 +184,12 @@ class Optimiser:
             parallel=self.parallel,
             most_slices=self.limits.max_slices,
         )
+
+    def one_by_one(self) -> Optimiser:
+        """The same without groups: slices one after the other."""
+        found = copy(self)
+        found.search = self.search.one_by_one()
+        return found
 
     def best(self, prices: Prices, callers: Sequence[int] = CALLER_MB) -> Choice:
         """The best plan for these prices, with a caller of one of these sizes (MB)."""
@@ -279,7 +290,9 @@ class Optimiser:
         return replace(choice, steps=steps, ms=ms, usd=usd, value=path.value, path=path)
 
     def _floor(self, prices: Prices, callers: Sequence[int]) -> float:
-        """What every plan pays: each op computed once, and the fewest slices called."""
+        """What every plan pays: each op computed once, and the fewest slices called; of both, at most
+        so many at the same time as groups may have slices.
+        """
         model = self.model
         slices = fewest_slices(self.problem.graph)
         most = self.limits.memory_mb or model.memory_mb_max
@@ -291,7 +304,8 @@ class Optimiser:
                 *range(model.mb_per_vcpu, most + 1, model.mb_per_vcpu),
             ]
             computing = min(
-                (per_ms + prices.usd * model.gb_ms_usd(mb)) / model.speed(mb, self.parallel)
+                (per_ms / self.most + prices.usd * model.gb_ms_usd(mb))
+                / model.speed(mb, self.parallel)
                 for mb in sizes
             )
             call = model.call.wait_ms + model.call.cpu_ms
@@ -299,7 +313,8 @@ class Optimiser:
                 least,
                 self._entry(prices, caller_mb)
                 + computing * sum(self.problem.times)
-                + slices * (per_ms * call + prices.usd * model.request_usd),
+                + math.ceil(slices / self.most) * per_ms * call
+                + slices * prices.usd * model.request_usd,
             )
         return least
 

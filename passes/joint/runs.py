@@ -11,6 +11,7 @@ from slicewise.passes.joint.regions import boundaries
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.recompute import add_inlined, inlined_ops
 from slicewise.passes.shards import Sharding, shardings
+from slicewise.timeline import slowest_extra_ms
 
 DEGREES = (2, 3, 4, 6, 8, 12, 16)
 
@@ -22,12 +23,15 @@ def runs_of_shards(
     degrees = [degree for degree in DEGREES if degree <= most]
     places = boundaries(problem)
     inlined = inlined_ops(base)
+    # Beside one slice of the same ops, two shards take another call and wait for the slower of two.
+    most_mb = min(base.limits.memory_mb or model.memory_mb_max, model.mb_per_vcpu)
+    least_ms = (slowest_extra_ms(model.call, 2) + model.call.cpu_ms) * model.share(most_mb)
     found = []
     for index, first in enumerate(places):
         for last in places[index + 1 :]:
             nodes = [n for n in range(problem.graph.size) if (last & ~first) >> n & 1]
-            if sum(problem.times[node] for node in nodes) <= model.call.cpu_ms:
-                continue  # another call alone takes longer
+            if sum(problem.times[node] for node in nodes) * (1 - 1 / most) <= least_ms:
+                continue
             ops = {op for node in nodes for op in problem.graph.ops[node]}
             add_inlined(base, ops, inlined)
             names = [base.graph.ops[op].name for op in sorted(ops)]

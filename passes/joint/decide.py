@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from slicewise.cost import CostModel
@@ -41,13 +41,24 @@ def decide(
     plans of slices one after the other and (with `most` above 1) of groups of at most so many
     independent branches at the same time, "optimal" within 0.1 %. Raises `InfeasibleError`.
     """
-    return decisions(
+    found = choices(
         graph, limits, objective, goal=goal, overheads=overheads, model=model, rule=rule,
-        parallel=parallel, time_limit_s=time_limit_s, most=most,
-    )[0]  # fmt: skip
+        parallel=parallel, time_limit_s=time_limit_s, most=most, shards=False,
+    )  # fmt: skip
+    return decision(found, found.choices[0])
 
 
-def decisions(
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The best choice, and where it has groups, also the best one of slices one after the other."""
+
+    optimiser: Optimiser
+    choices: tuple[Choice, ...]
+    objective: Objective
+    seconds: float
+
+
+def choices(
     graph: OpGraph,
     limits: Limits,
     objective: Objective,
@@ -59,8 +70,9 @@ def decisions(
     parallel: float,
     time_limit_s: float,
     most: int,
-) -> tuple[Decision, ...]:
-    """The best decision, and where it has groups, also the best one of slices one after the other.
+    shards: bool,
+) -> Choices:
+    """What `decide` chooses from; with `shards`, groups may also split ops between their slices.
 
     The search takes a group's slices to be as slow as its slowest in every respect, and begins the next
     step when all have ended: which of the two is better, `predict` tells.
@@ -68,7 +80,7 @@ def decisions(
     started = time.monotonic()
     optimiser = Optimiser(
         graph, limits, overheads=overheads, model=model, transports=rule.transports,
-        parallel=parallel, time_limit_s=time_limit_s, most=most,
+        parallel=parallel, time_limit_s=time_limit_s, most=most, shards=shards,
     )  # fmt: skip
     bounds = Bounds(
         ms=goal.latency_ms if goal else None,
@@ -77,7 +89,7 @@ def decisions(
         else None,
     )
     found = [optimum(optimiser, objective, bounds)]
-    if any(len(step.ops) > 1 for step in found[0].steps):
+    if any(len(step.ops) != 1 for step in found[0].steps):
         try:
             plain = optimum(optimiser.one_by_one(), objective, bounds)
         except InfeasibleError:  # branches apart keep limits that no chain of slices does
@@ -85,8 +97,15 @@ def decisions(
         else:
             bound = min(found[0].lower_bound, plain.value)
             found.append(replace(plain, lower_bound=bound))
-    seconds = time.monotonic() - started
-    return tuple(_decision(optimiser, choice, objective, seconds) for choice in found)
+    return Choices(
+        optimiser=optimiser, choices=tuple(found), objective=objective,
+        seconds=time.monotonic() - started,
+    )  # fmt: skip
+
+
+def decision(found: Choices, choice: Choice) -> Decision:
+    """A choice without shards as partition and settings."""
+    return _decision(found.optimiser, choice, found.objective, found.seconds)
 
 
 def decide_frontier(
@@ -114,10 +133,8 @@ def decide_frontier(
     ]
 
 
-def _decision(
-    optimiser: Optimiser, choice: Choice, objective: Objective | None, seconds: float
-) -> Decision:
-    crossing, parts = describe(optimiser.base, choice.layout)
+def certificate(choice: Choice, objective: Objective | None, seconds: float) -> Certificate:
+    """What is proven of a choice, in ms or US dollars per million requests."""
     unit = USD_PER_MILLION if objective == "cost" else 1.0
     value, bound = choice.value * unit, choice.lower_bound * unit
     gap = max(0.0, (value - bound) / value) if value > 0 else 0.0
@@ -125,13 +142,20 @@ def _decision(
     method = choice.method
     if objective is None:
         method += ", on the frontier"
-    certificate = Certificate(
+    return Certificate(
         status=status, lower_bound=min(bound, value), gap=gap, method=method, seconds=seconds
     )
-    partition = Partition(slices=parts, cross_slice_bytes=crossing, certificate=certificate)
+
+
+def _decision(
+    optimiser: Optimiser, choice: Choice, objective: Objective | None, seconds: float
+) -> Decision:
+    crossing, parts = describe(optimiser.base, choice.layout)
+    proof = certificate(choice, objective, seconds)
+    partition = Partition(slices=parts, cross_slice_bytes=crossing, certificate=proof)
     settings = Settings(
         memory_mb={part.name: mb for part, mb in zip(parts, choice.memory_mb, strict=True)},
-        model=replace(optimiser.model, caller_memory_mb=choice.caller_mb),
+        model=optimiser.caller(choice.caller_mb),
         transports=choice.transports,
         usd_weight=choice.usd_weight,
     )

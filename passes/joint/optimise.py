@@ -191,6 +191,10 @@ class Optimiser:
         found.search = self.search.one_by_one()
         return found
 
+    def caller(self, memory_mb: int) -> CostModel:
+        """The cost model with a caller of this size."""
+        return replace(self.model, caller_memory_mb=memory_mb)
+
     def best(self, prices: Prices, callers: Sequence[int] = CALLER_MB) -> Choice:
         """The best plan for these prices, with a caller of one of these sizes (MB)."""
         found: tuple[Path, int] | None = None

@@ -7,6 +7,7 @@ to the step after the shards. All other ops stay where they were chosen to be.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def shard_records(
 
     `extra_bytes` are those that go to and from the shards beyond the whole tensors (halo, broadcast,
     partial sums), `redundant_compute` is the share of the group's compute time that is done more than
-    once, `gain_ms` is against one slice of the same ops.
+    once, `gain_ms` is against one slice of the same ops, None if none holds them.
     """
     numbers: dict[int, int] = {}
     found: list[dict[str, Any] | None] = []
@@ -120,7 +121,7 @@ def _told(graph: OpGraph, step: Chosen, sharding: Sharding) -> Mapping[str, Any]
     return {
         "of": sharding.degree,
         "kind": sharding.kind,
-        "gain_ms": step.gain_ms,
+        "gain_ms": None if math.isnan(step.gain_ms) else step.gain_ms,
         "extra_bytes": sum(size for _, size in moved) - sum(whole.values()),
         "redundant_compute": max(0.0, done / once - 1) if once else 0.0,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,52 @@ def test_branches_run_at_the_same_time(towers: nn.Module, profile: Path, tmp_pat
             trace[name]["began_ms"] < trace[other]["began_ms"] + trace[other]["call_ms"]
             for other in names
         )
+
+
+def convolutions() -> tuple[nn.Module, torch.Tensor]:
+    """With a stride, a residual add, and sizes that no degree divides."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Conv2d(32, 32, 3, padding=1)
+            self.two = nn.Conv2d(32, 32, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x + self.two(torch.relu(self.one(x))))
+
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 5, stride=2, padding=2), Block(), nn.MaxPool2d(2), Block(), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    return model, torch.randn(1, 3, 157, 131)
+
+
+def perceptrons() -> tuple[nn.Module, torch.Tensor]:
+    layers = [nn.Linear(256, 2048), nn.GELU(), nn.Linear(2048, 256), nn.LayerNorm(256)]
+    return nn.Sequential(*layers, *(nn.Linear(256, 2048), nn.GELU(), nn.Linear(2048, 256))), \
+        torch.randn(1, 64, 256)  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [convolutions, perceptrons])
+def test_shards_compute_what_the_model_computes(
+    build: Callable[[], tuple[nn.Module, torch.Tensor]], profile: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, x = build()
+    model.eval()
+    found = slicewise.compile(
+        model, (x,), objective="latency", profile=profile, measure_times=False,
+        limits=slicewise.Limits(max_parallel=3),
+    )  # fmt: skip
+    shards = [part.shard for part in found.plan.slices if part.shard]
+    assert shards
+    assert {shard["of"] for shard in shards} <= {2, 3}
+    assert {shard["index"] for shard in shards if shard["group"] == 0} == set(
+        range(shards[0]["of"])
+    )
+    assert f"Group 0: {shards[0]['kind']}" in str(found.plan)
+    bundle = found.save(tmp_path / "bundle")
+    assert slicewise.Plan.from_json(found.plan.to_json()) == found.plan
+    with bundle.serve() as endpoint, torch.no_grad():
+        torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)

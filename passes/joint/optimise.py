@@ -117,12 +117,12 @@ class Optimiser:
         self.exact = True
         self.entry = {mb: self._entries(mb) for mb in CALLER_MB}
         pairs = self._pairs(self.problem, deadline)
-        self.search = self._search(base, self.problem, pairs)
+        self.search = self._search(base, self.problem, pairs, deadline)
         self.free: Search | None = None
         undecided = worthwhile_options(base)
         if self.exact and undecided:
             free = joint_problem(base, model, transports, free=undecided)
-            self.free = self._search(base, free, self._pairs(free, deadline))
+            self.free = self._search(base, free, self._pairs(free, deadline), deadline)
 
     def _pairs(self, problem: JointProblem, deadline: float) -> Pairs:
         found = lattice(problem.graph, _MOST_PREFIXES, deadline)
@@ -164,15 +164,19 @@ class Optimiser:
             found |= {region.first, region.last}
         return found
 
-    def _search(self, base: Ground, problem: JointProblem, pairs: Pairs) -> Search:
+    def _search(self, base: Ground, problem: JointProblem, pairs: Pairs, deadline: float) -> Search:
         assert self.limits.memory_mb is not None
         needs = _Needs(base, problem, pairs.prefixes)
         arcs = None
         if self.most > 1:
             if self.shardable is None:
-                self.shardable = (
-                    runs_of_shards(base, problem, self.model, self.most) if self.shards else ()
-                )
+                self.shardable = ()
+                if self.shards:
+                    until = deadline - (deadline - time.monotonic()) / 2
+                    self.shardable, complete = runs_of_shards(
+                        base, problem, self.model, self.most, until
+                    )
+                    self.exact = self.exact and complete
             arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
             self.method += f", {len(arcs.groups)} groups"
         return Search(

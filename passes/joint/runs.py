@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from slicewise.cost import CostModel
@@ -17,9 +18,11 @@ DEGREES = (2, 3, 4, 6, 8, 12, 16)
 
 
 def runs_of_shards(
-    base: Ground, problem: JointProblem, model: CostModel, most: int
-) -> tuple[Shardable, ...]:
-    """All runs between two boundaries that may gain from shards, with their ways of at most `most`."""
+    base: Ground, problem: JointProblem, model: CostModel, most: int, deadline: float
+) -> tuple[tuple[Shardable, ...], bool]:
+    """All runs between two boundaries that may gain from shards, with their ways of at most `most`; and
+    whether none was left out for lack of time.
+    """
     degrees = [degree for degree in DEGREES if degree <= most]
     places = boundaries(problem)
     inlined = inlined_ops(base)
@@ -29,6 +32,8 @@ def runs_of_shards(
     found = []
     for index, first in enumerate(places):
         for last in places[index + 1 :]:
+            if time.monotonic() > deadline:
+                return tuple(found), False
             nodes = [n for n in range(problem.graph.size) if (last & ~first) >> n & 1]
             if sum(problem.times[node] for node in nodes) * (1 - 1 / most) <= least_ms:
                 continue
@@ -39,7 +44,7 @@ def runs_of_shards(
             kept = tuple((way, need) for way, need in ways if _fits(base, way, need))
             if kept:
                 found.append(Shardable(first=first, last=last, ways=kept))
-    return tuple(found)
+    return tuple(found), True
 
 
 def _need(base: Ground, way: Sharding) -> float:

@@ -52,8 +52,8 @@ def relayout(
         if step.sharding is None:
             here = [Slot(number, index) for index in range(len(step.ops))]
             for slot, ops in zip(here, step.ops, strict=True):
-                for op in ops:
-                    homes.setdefault(old.ops[op].name, []).append(slot)
+                for each in ops:
+                    homes.setdefault(old.ops[each].name, []).append(slot)
             for name in together:
                 homes[name] = here[:1]
             together = []

@@ -29,7 +29,7 @@ def runs_of_shards(
     # Beside one slice of the same ops, two shards take another call and wait for the slower of two.
     most_mb = min(base.limits.memory_mb or model.memory_mb_max, model.mb_per_vcpu)
     least_ms = (slowest_extra_ms(model.call, 2) + model.call.cpu_ms) * model.share(most_mb)
-    found = []
+    found: list[Shardable] = []
     for index, first in enumerate(places):
         for last in places[index + 1 :]:
             if time.monotonic() > deadline:

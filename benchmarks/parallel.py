@@ -29,7 +29,7 @@ from models import StackedLstm, bert_base, image_model
 from torch import nn
 
 from slicewise import Limits, Plan
-from slicewise.api import _cut, _plan, _prepare, _Work
+from slicewise.api import _cut, _cut_in_shards, _plan, _prepare, _Work
 from slicewise.progress import steps
 
 CORES = 1.8  # of two, the rest is for the platform and the client
@@ -139,26 +139,25 @@ def prepared(model: nn.Module, inputs: Any, scale: float) -> _Work:
         )  # fmt: skip
 
 
-def planned(work: _Work, limits: Limits) -> Plan:
-    """The plan of the least latency within the limits, all functions of `memory_mb`."""
+def planned(work: _Work, limits: Limits) -> tuple[_Work, Plan]:
+    """The plan of the least latency within the limits, all functions of `memory_mb`, and its program."""
     held = replace(work, limits=replace(work.limits, **{
         name: getattr(limits, name) for name in ("memory_mb", "max_slices", "max_parallel")
     }))  # fmt: skip
-    found, settings = _cut(held, "latency", None, work.target.overheads(work.rule))
+    held, found, settings = _cut_in_shards(held, "latency", None, work.target.overheads(work.rule))
     assert limits.memory_mb is not None
     sizes = dict.fromkeys(settings.memory_mb, limits.memory_mb)
     model = replace(settings.model, caller_memory_mb=VCPU_MB)
-    return _plan(held, "latency", found, replace(settings, memory_mb=sizes, model=model))
+    return held, _plan(held, "latency", found, replace(settings, memory_mb=sizes, model=model))
 
 
 def rows_of(name: str, requests: int, at_once: int, show: bool) -> dict[str, Row]:
     """Measure the plans of one model and print a line for each."""
     model, inputs = MODELS[name]()
     work = prepared(model, inputs, 1.0)
-    whole, settings = _cut(replace(work, limits=replace(work.limits, max_slices=1)), "bytes", None,
+    whole, _ = _cut(replace(work, limits=replace(work.limits, max_slices=1)), "bytes", None,
                            work.target.overheads(work.rule))  # fmt: skip
     memory_mb = max(-(-part.memory_bytes // 2**20) for part in whole.slices)
-    del settings
     scale = min(1.0, CORES / (at_once * memory_mb / VCPU_MB))
     work = prepared(model, inputs, scale)
     print(f"{name}: {memory_mb} MB each, CPU scaled by {scale:.3f}, op times {work.times.source}")
@@ -168,11 +167,11 @@ def rows_of(name: str, requests: int, at_once: int, show: bool) -> dict[str, Row
         "parallel": planned(work, Limits(memory_mb=memory_mb, max_parallel=at_once)),
     }
     found = {}
-    for kind, plan in plans.items():
+    for kind, (held, plan) in plans.items():
         if show:
             print(plan)
         served = serving.measured(
-            work, plan, inputs, requests=requests, network="aws", cpu_scale=scale
+            held, plan, inputs, requests=requests, network="aws", cpu_scale=scale
         )
         row = found[kind] = Row(plan=plan, served=served)
         widest = max(len(stage) for stage in plan.stages)

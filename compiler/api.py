@@ -9,6 +9,7 @@
     op_times   the compute time of every op, measured where times decide
     cut        OpGraph -> slices with the fewest crossing bytes, or (passes/joint) slices, transports and
                memory sizes of the least latency or cost; and the certificate of it
+    shards     ops that several slices split between them become ops of each, converted once more
     place      slices -> stages, edges: the plan
     predict    latency and cost of a request
     carve      the one ONNX model -> one model per slice

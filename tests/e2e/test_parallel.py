@@ -105,7 +105,7 @@ def perceptrons() -> tuple[nn.Module, torch.Tensor]:
         torch.randn(1, 64, 256)  # fmt: skip
 
 
-@pytest.mark.parametrize("build", [convolutions, perceptrons])
+@pytest.mark.parametrize("build", [convolutions, pytest.param(perceptrons, marks=pytest.mark.slow)])
 def test_shards_compute_what_the_model_computes(
     build: Callable[[], tuple[nn.Module, torch.Tensor]], profile: Path, tmp_path: Path
 ) -> None:

@@ -2,64 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import onnx_ir
-import onnxruntime
 import pytest
 import torch
 import zoo
-from shardable import Core, Inception, Mlp, MobileBlock, Residual, core_of, vgg
+from shardable import (
+    Core,
+    Inception,
+    Mlp,
+    MobileBlock,
+    Residual,
+    close,
+    core_of,
+    run,
+    run_onnx,
+    sharded,
+    vgg,
+)
 from torch import nn
-from torch.export import ExportedProgram
 
 from slicewise.analyse import analyse, weight_tensors
 from slicewise.codegen.convert import convert
-from slicewise.passes.shards import Sharding, shardings
+from slicewise.passes.shards import shardings
 from slicewise.sharding import apply_shardings
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def run(program: ExportedProgram, inputs: Any) -> list[torch.Tensor]:
-    with torch.no_grad():
-        found = (
-            program.module()(**inputs) if isinstance(inputs, dict) else program.module()(*inputs)
-        )
-    leaves: list[torch.Tensor] = torch.utils._pytree.tree_leaves(found)
-    return leaves
-
-
-def run_onnx(program: ExportedProgram, inputs: Any, directory: Any) -> list[torch.Tensor]:
-    onnx_ir.save(convert(program, keep_names=True).model, directory / "m.onnx")
-    session = onnxruntime.InferenceSession(directory / "m.onnx")
-    arrays = [t.numpy() for t in torch.utils._pytree.tree_leaves(inputs)]
-    names = [value.name for value in session.get_inputs()]
-    feeds = dict(zip(names, arrays, strict=True))
-    return [torch.from_numpy(np.asarray(found)) for found in session.run(None, feeds)]
-
-
-def close(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
-    for one, other in zip(found, wanted, strict=True):
-        assert one.shape == other.shape
-        scale = float(other.abs().max())
-        assert float((one - other).abs().max()) <= 1e-5 * max(scale, 1e-3)
-
-
-def sharded(core: Core, chosen: Sequence[Sharding]) -> ExportedProgram:
-    program, told = apply_shardings(core.converted.program, chosen, aliases=core.converted.aliases)
-    names = {node.name for node in program.graph.nodes}
-    own = [name for one in told for name in one.ops]
-    assert len(told) == sum(way.degree for way in chosen)
-    assert len(own) == len(set(own))
-    assert names.issuperset(own)
-    assert not names & {name for way in chosen for name in way.ops}
-    return program
 
 
 def ops(core: Core) -> list[str]:
@@ -241,3 +212,47 @@ def test_names_survive_the_second_conversion(gpt2: tuple[Core, Any]) -> None:
     graph, _ = analyse(again.program, name="m", aliases=again.aliases, dim_names={})
     for one in told:
         assert {*one.ops, *one.cuts, *one.combines} <= {*graph.op, *again.aliases}
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+def test_bert_by_heads_and_features(degree: int) -> None:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=99, hidden_size=48, num_hidden_layers=1, num_attention_heads=6,
+        intermediate_size=64, max_position_embeddings=32,
+    )  # fmt: skip
+    inputs = {
+        "input_ids": torch.randint(0, 99, (2, 11)),
+        "attention_mask": torch.tensor([[1] * 11, [1] * 7 + [0] * 4]),
+    }
+    core = core_of(BertModel(config, add_pooling_layer=False).eval(), inputs)
+    linears = [op.name for op in core.graph.ops if op.kind == "aten.linear"]
+    query, _, _, out, up, down = linears
+    chosen = []
+    for group, kind in ((span(core, query, out), "heads"), (span(core, up, down), "features")):
+        found = shardings(core.graph, group, [degree])
+        chosen.append(next(w for w in found if (w.kind, w.combine) == (kind, "sum")))
+    weights = [sum(part.weight_bytes for part in way.parts) for way in chosen]
+    assert sum(weights) == sum(
+        core.graph.weight[name].bytes for name in core.graph.weights_of(linears)
+    )
+    close(run(sharded(core, chosen), inputs), run(core.converted.program, inputs))
+
+
+def test_recurrent_layers_by_batch_entries() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+            self.second = nn.GRU(10, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.second(self.first(x)[0])[0]
+            return found
+
+    inputs = (torch.randn(5, 7, 6),)
+    core = core_of(Recurrent(), inputs)
+    ways = shardings(core.graph, ops(core), [3])
+    assert [(way.kind, way.combine) for way in ways] == [("batch", "concatenate")]
+    close(run(sharded(core, ways), inputs), run(core.converted.program, inputs))

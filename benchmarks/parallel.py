@@ -148,7 +148,8 @@ def planned(work: _Work, limits: Limits) -> tuple[_Work, Plan]:
     assert limits.memory_mb is not None
     sizes = dict.fromkeys(settings.memory_mb, limits.memory_mb)
     model = replace(settings.model, caller_memory_mb=VCPU_MB)
-    return held, _plan(held, "latency", found, replace(settings, memory_mb=sizes, model=model))
+    settings = replace(settings, memory_mb=sizes, model=model)
+    return held, _plan(held, "latency", found, settings, warm_up=False)
 
 
 def rows_of(name: str, requests: int, at_once: int, show: bool) -> dict[str, Row]:

@@ -178,6 +178,7 @@ class Optimiser:
                     )
                     self.exact = self.exact and complete
             arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
+            self.exact = self.exact and arcs.complete
             self.method += f", {len(arcs.groups)} groups"
         return Search(
             pairs,

@@ -90,11 +90,18 @@ def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:
 
 
 def measured(
-    work: _Work, plan: Plan, inputs: Any, *, requests: int, network: str | None, seed: int = 0
+    work: _Work,
+    plan: Plan,
+    inputs: Any,
+    *,
+    requests: int,
+    network: str | None,
+    seed: int = 0,
+    cpu_scale: float = 1.0,
 ) -> Served:
     """Warm requests to a plan, one at a time."""
     (found,) = measured_in_turn(
-        work, [plan], inputs, requests=requests, network=network, seed=seed
+        work, [plan], inputs, requests=requests, network=network, seed=seed, cpu_scale=cpu_scale
     )  # fmt: skip
     return found
 
@@ -107,12 +114,14 @@ def measured_in_turn(
     requests: int,
     network: str | None,
     seed: int = 0,
+    cpu_scale: float = 1.0,
 ) -> list[Served]:
     """The same for several plans, whose requests take turns: what else this machine does, or the host
     of this virtual machine, then hits all of them alike.
     """
     with contextlib.ExitStack() as stack:
-        running = [_Running(stack, work, plan, inputs, network, seed) for plan in plans]
+        options = {"network": network, "network_seed": seed, "cpu_scale": cpu_scale}
+        running = [_Running(stack, work, plan, inputs, options) for plan in plans]
         for each in running:
             each.begin()
         for _ in range(requests):
@@ -130,13 +139,12 @@ class _Running:
         work: _Work,
         plan: Plan,
         inputs: Any,
-        network: str | None,
-        seed: int,
+        options: dict[str, Any],
     ) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="slicewise-"))
         bundle = _write(work, plan, steps(False)).save(Path(folder) / "bundle")
         self.work, self.plan = work, plan
-        self.endpoint = stack.enter_context(bundle.serve(network=network, network_seed=seed))
+        self.endpoint = stack.enter_context(bundle.serve(**options))
         self.call = _caller(self.endpoint, inputs)
         self.took: list[float] = []
         self.traces: list[Mapping[str, Any]] = []

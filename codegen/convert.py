@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from slicewise.codegen.fold import fold_weights
+from slicewise.codegen.names import FX_NODE, restore_names
 from slicewise.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -38,8 +39,11 @@ class Converted:
     aliases: dict[str, str]
 
 
-def convert(program: ExportedProgram) -> Converted:
-    """Convert the program once. Raises `CaptureError` for an op without an ONNX form."""
+def convert(program: ExportedProgram, *, keep_names: bool = False) -> Converted:
+    """Convert the program once. Raises `CaptureError` for an op without an ONNX form.
+
+    `keep_names` is for a program in core ops: its ops keep their names.
+    """
     import torch
 
     _check_outputs(program)
@@ -55,6 +59,8 @@ def convert(program: ExportedProgram) -> Converted:
     assert converted is not None
     core = converted.exported_program
     assert core is not None
+    if keep_names:
+        restore_names(core, converted.model)
     _share_tied_weights(core, converted.model)
     aliases = _aliases(core.graph, converted.model)
     fold_weights(converted.model)
@@ -79,7 +85,7 @@ def fx_node_name(node: onnx_ir.Node) -> str | None:
     if source is not None:
         return str(source.name)
     # A node of a function that the exporter inlined only keeps the text.
-    named = re.match(r"%(\w+)", node.metadata_props.get("pkg.torch.onnx.fx_node", ""))
+    named = re.match(r"%(\w+)", node.metadata_props.get(FX_NODE, ""))
     return named.group(1) if named else None
 
 

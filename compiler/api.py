@@ -9,6 +9,7 @@
     op_times   the compute time of every op, measured where times decide
     cut        OpGraph -> slices with the fewest crossing bytes, or (passes/joint) slices, transports and
                memory sizes of the least latency or cost; and the certificate of it
+    shards     ops that several slices split between them become ops of each, converted once more
     place      slices -> stages, edges: the plan
     predict    latency and cost of a request
     carve      the one ONNX model -> one model per slice
@@ -51,10 +52,12 @@ if TYPE_CHECKING:
     from slicewise.codegen.convert import Converted
     from slicewise.optime import OpTimes
     from slicewise.passes import Partition
+    from slicewise.passes.joint.decide import Choices
     from slicewise.passes.place import Settings
     from slicewise.passes.split import Split
     from slicewise.signature import Signature
 
+MAX_PARALLEL = 16  # slices at once, unless limits say otherwise
 MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
 
@@ -138,9 +141,9 @@ def _fitted(
     overheads = work.target.overheads(work.rule)
     for _ in range(MAX_CUTS):
         with step(f"choosing the cut of {len(work.graph.ops)} ops"):
-            partition, settings = _cut(work, chosen, goal, overheads)
-        plan = replace(_plan(work, chosen, partition, settings, warm_up), hedge=hedge)
-        compiled = _write(work, plan, step)
+            held, partition, settings = _cut_in_shards(work, chosen, goal, overheads)
+        plan = replace(_plan(held, chosen, partition, settings, warm_up), hedge=hedge)
+        compiled = _write(held, plan, step)
         if not verify:
             return compiled
         with step("verifying against the original model"):
@@ -155,7 +158,7 @@ def _fitted(
             if all(sizes[part.name] == part.memory_mb for part in slices):
                 return measured
             # More memory than was estimated, and allowed: the same cut with larger functions.
-            grown = _plan(work, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
+            grown = _plan(held, chosen, partition, replace(settings, memory_mb=sizes), warm_up)
             peaks = {part.name: part.peak_memory_bytes for part in slices}
             return replace(measured, plan=_with_peaks(replace(grown, hedge=hedge), peaks))
         overheads = replace(overheads, memory_bytes=overheads.memory_bytes + excess)
@@ -233,6 +236,7 @@ class _Work:
     signature: Signature
     times: OpTimes
     time_limit_s: float
+    measure_times: bool = True
 
 
 def _prepare(
@@ -299,6 +303,7 @@ def _prepare(
         signature=signature,
         times=times,
         time_limit_s=time_limit_s,
+        measure_times=measure_times,
     )
 
 
@@ -307,23 +312,73 @@ def _cut(
 ) -> tuple[Partition, Settings]:
     """The slices, and the settings of their functions."""
     from slicewise.passes import partition
-    from slicewise.passes.joint.decide import decide
+    from slicewise.passes.joint.decide import decision
     from slicewise.passes.place import Settings
 
     target, limits = work.target, work.limits
-    model = target.cost_model(limits)
     if objective != "bytes":
-        return decide(
-            work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
-            overheads=overheads, model=model, rule=work.rule, parallel=work.times.parallel,
-            time_limit_s=work.time_limit_s,
-        )  # fmt: skip
-    found = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
+        found = _choices(work, objective, goal, overheads, shards=False)
+        return min(
+            (decision(found, choice) for choice in found.choices),
+            key=lambda each: _predicted(work, objective, *each),
+        )
+    cut = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
     memory_mb = {
         part.name: target.memory_mb(work.user_limits, limits, part.memory_bytes)
-        for part in found.slices
+        for part in cut.slices
     }
-    return found, Settings(memory_mb=memory_mb, model=model)
+    return cut, Settings(memory_mb=memory_mb, model=target.cost_model(limits))
+
+
+def _choices(
+    work: _Work, objective: str, goal: Goal | None, overheads: Overheads, *, shards: bool
+) -> Choices:
+    """What there is to choose from for latency or cost."""
+    from slicewise.passes.joint.decide import choices
+
+    limits = work.limits
+    return choices(
+        work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
+        overheads=overheads, model=work.target.cost_model(limits), rule=work.rule,
+        parallel=work.times.parallel, time_limit_s=work.time_limit_s,
+        most=limits.max_parallel or MAX_PARALLEL, shards=shards,
+    )  # fmt: skip
+
+
+def _cut_in_shards(
+    work: _Work, objective: str, goal: Goal | None, overheads: Overheads
+) -> tuple[_Work, Partition, Settings]:
+    """As `_cut`, and where shards are predicted better, with the program that has them."""
+    from slicewise.passes.joint.decide import decision
+    from slicewise.shards import Applying, with_shards
+
+    if objective == "bytes":
+        return work, *_cut(work, objective, goal, overheads)
+    found = _choices(work, objective, goal, overheads, shards=True)
+    options: list[tuple[_Work, Partition, Settings]] = []
+    for choice in found.choices:
+        if not choice.shardings:
+            options.append((work, *decision(found, choice)))
+            continue
+        made = with_shards(
+            Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
+                     rule=work.rule, limits=work.limits, measure_times=work.measure_times),
+            found, choice, overheads,
+        )  # fmt: skip
+        if made is not None:
+            rewritten, partition, settings = made
+            options.append((replace(work, **rewritten), partition, settings))
+    if not options:
+        return work, *_cut(work, objective, goal, overheads)
+    return min(options, key=lambda each: _predicted(each[0], objective, *each[1:]))
+
+
+def _predicted(work: _Work, objective: str, found: Partition, settings: Settings) -> float:
+    """What a decision makes of the objective, slice by slice."""
+    prediction = _plan(work, objective, found, settings).prediction
+    value = prediction.latency_ms if objective == "latency" else prediction.cost_per_million_usd
+    assert value is not None
+    return value
 
 
 def _plan(

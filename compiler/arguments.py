@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx
@@ -15,6 +15,15 @@ def arguments_of(node: fx.Node) -> dict[str, Any]:
         return {str(index): value for index, value in enumerate(node.args)} | node.kwargs
     given = dict(zip((a.name for a in schema.arguments), node.args, strict=False)) | node.kwargs
     return {a.name: given.get(a.name, a.default_value) for a in schema.arguments}
+
+
+def as_called(target: Any, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by name as positional ones and those that have to be named."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return list(given.values()), {}
+    args = [given[a.name] for a in schema.arguments if not a.kwarg_only]
+    return args, {a.name: given[a.name] for a in schema.arguments if a.kwarg_only}
 
 
 def as_data(value: Any, reference: Callable[[fx.Node], str]) -> Any:

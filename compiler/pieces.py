@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from slicewise.arguments import arguments_of
+from slicewise.arguments import arguments_of, as_called
 
 _aten = torch.ops.aten
 # What the two factors of a product are called in the ops' schemas.
@@ -66,13 +66,7 @@ def write_pieces(
 
 def _again(edit: Editor, node: fx.Node, given: Arguments, **changed: Any) -> fx.Node:
     """The same op with some arguments changed."""
-    args, kwargs = [], {}
-    for argument in node.target._schema.arguments:  # type: ignore[union-attr]
-        value = changed.get(argument.name, given[argument.name])
-        if argument.kwarg_only:
-            kwargs[argument.name] = value
-        else:
-            args.append(value)
+    args, kwargs = as_called(node.target, {**given, **changed})
     return edit(node.target, *args, **kwargs)
 
 
@@ -117,21 +111,30 @@ def _embedding(
             part = edit.part(weight, 1, start, end, name)
             results.append(_again(edit, node, given, weight=part))
             continue
-        # Every piece looks up its own rows and returns zeros for the others. Indices below the first
-        # row or above the last stay what they are: wrong, and refused when the model runs.
-        first, last = start == 0, end == ranges[-1][1]
-        local = indices if first else edit(_aten.sub.Scalar, indices, start)
-        local = edit(
-            _aten.clamp.default, local, None if first else 0, None if last else end - start - 1
-        )
-        outside = [] if first else [edit(_aten.lt.Scalar, indices, start)]
-        outside += [] if last else [edit(_aten.ge.Scalar, indices, end)]
-        elsewhere = reduce(lambda one, other: edit(_aten.logical_or.default, one, other), outside)
         part = edit.part(weight, 0, start, end, name)
-        rows = edit(_aten.embedding.default, part, local)
-        mask = edit(_aten.unsqueeze.default, elsewhere, -1)
-        results.append(edit(_aten.masked_fill.Scalar, rows, mask, 0))
+        results.append(vocabulary_rows(edit, part, indices, (start, end), ranges[-1][1]))
     return results
+
+
+def vocabulary_rows(
+    edit: Editor, weight: fx.Node, indices: fx.Node, rows: Range, total: int
+) -> fx.Node:
+    """What an embedding finds in these rows, which are `weight`, and zeros for all other indices.
+
+    Indices below the first row or above the last of `total` stay what they are: wrong, and refused when
+    the model runs.
+    """
+    start, end = rows
+    first, last = start == 0, end == total
+    local = indices if first else edit(_aten.sub.Scalar, indices, start)
+    local = edit(
+        _aten.clamp.default, local, None if first else 0, None if last else end - start - 1
+    )
+    outside = [] if first else [edit(_aten.lt.Scalar, indices, start)]
+    outside += [] if last else [edit(_aten.ge.Scalar, indices, end)]
+    elsewhere = reduce(lambda one, other: edit(_aten.logical_or.default, one, other), outside)
+    found = edit(_aten.embedding.default, weight, local)
+    return edit(_aten.masked_fill.Scalar, found, edit(_aten.unsqueeze.default, elsewhere, -1), 0)
 
 
 def _convolution(

@@ -89,6 +89,7 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
         title,
         f"Each slice within {', '.join(b for b in bounds if b)}.",
         *(escape(_split_line(split)) for split in plan.splits),
+        *(escape(line) for line in _group_lines(plan)),
         "",
         *(_slices(plan, narrow=narrow)),
         "",
@@ -278,6 +279,28 @@ def _split_line(split: SplitRecord) -> str:
         f"Split: {split.op}{where} ({split.kind}) by {split.axis} into {len(split.sizes)} pieces of "
         f"at most {max(split.sizes):,}: {split.reason}."
     )
+
+
+def _group_lines(plan: Plan) -> list[str]:
+    """What every group of shards gains, and what it takes for that."""
+    groups: dict[int, list[Slice]] = {}
+    for part in plan.slices:
+        if part.shard is not None:
+            groups.setdefault(part.shard["group"], []).append(part)
+    lines = []
+    for number, parts in sorted(groups.items()):
+        told = parts[0].shard
+        assert told is not None
+        gain = told["gain_ms"]
+        gained = (
+            "no slice holds it alone" if gain is None else f"{gain:,.1f} ms less than one slice"
+        )
+        lines.append(
+            f"Group {number}: {told['kind']} in {told['of']} shards ({parts[0].name} to "
+            f"{parts[-1].name}), {gained}; {told['extra_bytes']:,} bytes and "
+            f"{told['redundant_compute']:.1%} of compute more than unsplit."
+        )
+    return lines
 
 
 def by_tensor(plan: Plan) -> list[list[Edge]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from slicewise.cost import CostModel
 from slicewise.graph import INPUT, OUTPUT, OpGraph
@@ -17,13 +18,14 @@ from slicewise.target import Packed, Sent, Target
 class Settings:
     """What was decided of a partition's functions: memory by slice, the cost model with the caller's
     memory, and the transports of tensors where they were chosen with the cut. `usd_weight` is what a
-    US dollar counts, in ms.
+    US dollar counts, in ms. `shards` tells of slices that are shards what `Slice.shard` says.
     """
 
     memory_mb: Mapping[str, int]
     model: CostModel
     transports: Mapping[str, str] = field(default_factory=dict)
     usd_weight: float = 0.0
+    shards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def place(
@@ -60,6 +62,7 @@ def place(
             outputs=part.outputs,
             onnx=f"functions/{part.name}/model.onnx",
             modules=modules_of(graph, part.ops),
+            shard=settings.shards.get(part.name),
         )
         for part in partition.slices
     )

@@ -24,7 +24,8 @@ DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize(
-    "name", ["index.md", "partitioner.md", "planning.md", "serving.md", "transports.md"]
+    "name",
+    ["index.md", "parallel.md", "partitioner.md", "planning.md", "serving.md", "transports.md"],
 )
 def test_the_example_prints_what_its_page_says(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()

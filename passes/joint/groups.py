@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from slicewise.cost import CostModel, Transport
 from slicewise.passes.joint.pairs import Pairs
 from slicewise.passes.joint.problem import JointProblem
-from slicewise.passes.joint.regions import grouped, regions
+from slicewise.passes.joint.regions import MOST_REGIONS, grouped, regions
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.shards import Sharding
 from slicewise.timeline import slowest_extra_ms
@@ -51,7 +51,8 @@ class Group:
 class Arcs:
     """Groups by the states before and after, like `Pairs`. `wait`, `cpu` and `compute` are those of the
     slowest slice, `all_...` the sums over all; `joins` has a row per state: the slice that only puts
-    together and cuts. `into[s]` are the arcs into state s.
+    together and cuts. `into[s]` are the arcs into state s. `complete` says that no group was left out
+    because there were too many.
     """
 
     groups: tuple[Group, ...]
@@ -61,6 +62,7 @@ class Arcs:
     values: dict[str, Array]
     joins: dict[str, Array]
     into: dict[int, list[int]]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,9 @@ def build_arcs(
 ) -> Arcs:
     """All groups of at most `most` slices; `needs` measures the memory of a slice of some nodes."""
     builder = _Builder(base, problem, model, pairs)
-    for region in regions(problem, pairs.prefixes):
+    found = regions(problem, pairs.prefixes)
+    builder.complete = len(found) < MOST_REGIONS
+    for region in found:
         if region.last not in builder.column:
             continue
         widest = min(most, len(region.branches))
@@ -127,6 +131,7 @@ class _Builder:
         self.states: dict[int, list[int]] = {}
         for state, prefix in enumerate(pairs.state_prefix.tolist()):
             self.states.setdefault(prefix, []).append(state)
+        self.complete = True
         self.groups: list[Group] = []
         self.rows: list[tuple[int, int, int, Row]] = []
 
@@ -139,11 +144,16 @@ class _Builder:
                 if bool(((before < 0) | (after < 0) | (before == after)).all()):
                     yield source, target, before, after
 
+    def _is_full(self) -> bool:
+        full = len(self.rows) > _MOST_ARCS
+        self.complete = self.complete and not full
+        return full
+
     def add_branches(
         self, first: int, last: int, branches: tuple[tuple[int, ...], ...], needs: Needs
     ) -> None:
         need = max(needs(nodes) for nodes in branches)
-        if not np.isfinite(need) or len(branches) < 2 or len(self.rows) > _MOST_ARCS:
+        if not np.isfinite(need) or len(branches) < 2 or self._is_full():
             return
         number = len(self.groups)
         self.groups.append(Group(branches=branches))
@@ -165,7 +175,7 @@ class _Builder:
         return Part(compute, tuple(received), tuple(sent), need)
 
     def add_shards(self, first: int, last: int, sharding: Sharding, need: float) -> None:
-        if len(self.rows) > _MOST_ARCS:
+        if self._is_full():
             return
         link_of = {name: index for index, name in enumerate(self.names)}
         inside = {n for n in range(self.problem.graph.size) if (last & ~first) >> n & 1}
@@ -298,6 +308,7 @@ class _Builder:
             values={name: np.array([row[3][name] for row in self.rows]) for name in COLUMNS},
             joins=self._joins(),
             into=into,
+            complete=self.complete,
         )
 
     def _joins(self) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -102,10 +103,12 @@ class Optimiser:
         parallel: float = 0.0,
         time_limit_s: float = 60.0,
         most: int = 1,
+        shards: bool = False,
     ) -> None:
-        """`most` slices may run at the same time; 1 leaves groups out."""
+        """`most` slices may run at the same time: branches, and if `shards` parts of the same ops."""
         deadline = time.monotonic() + time_limit_s
-        self.most = most
+        self.most = most if limits.max_slices is None else min(most, limits.max_slices)
+        self.shards = shards
         self.shardable: tuple[Shardable, ...] | None = None
         self.model, self.limits, self.parallel = model, limits, parallel
         self.base = base = ground(graph, limits, overheads)
@@ -114,12 +117,12 @@ class Optimiser:
         self.exact = True
         self.entry = {mb: self._entries(mb) for mb in CALLER_MB}
         pairs = self._pairs(self.problem, deadline)
-        self.search = self._search(base, self.problem, pairs)
+        self.search = self._search(base, self.problem, pairs, deadline)
         self.free: Search | None = None
         undecided = worthwhile_options(base)
         if self.exact and undecided:
             free = joint_problem(base, model, transports, free=undecided)
-            self.free = self._search(base, free, self._pairs(free, deadline))
+            self.free = self._search(base, free, self._pairs(free, deadline), deadline)
 
     def _pairs(self, problem: JointProblem, deadline: float) -> Pairs:
         found = lattice(problem.graph, _MOST_PREFIXES, deadline)
@@ -161,14 +164,21 @@ class Optimiser:
             found |= {region.first, region.last}
         return found
 
-    def _search(self, base: Ground, problem: JointProblem, pairs: Pairs) -> Search:
+    def _search(self, base: Ground, problem: JointProblem, pairs: Pairs, deadline: float) -> Search:
         assert self.limits.memory_mb is not None
         needs = _Needs(base, problem, pairs.prefixes)
         arcs = None
         if self.most > 1:
             if self.shardable is None:
-                self.shardable = runs_of_shards(base, problem, self.model, self.most)
+                self.shardable = ()
+                if self.shards:
+                    until = deadline - (deadline - time.monotonic()) / 2
+                    self.shardable, complete = runs_of_shards(
+                        base, problem, self.model, self.most, until
+                    )
+                    self.exact = self.exact and complete
             arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
+            self.exact = self.exact and arcs.complete
             self.method += f", {len(arcs.groups)} groups"
         return Search(
             pairs,
@@ -179,6 +189,16 @@ class Optimiser:
             parallel=self.parallel,
             most_slices=self.limits.max_slices,
         )
+
+    def one_by_one(self) -> Optimiser:
+        """The same without groups: slices one after the other."""
+        found = copy(self)
+        found.search = self.search.one_by_one()
+        return found
+
+    def caller(self, memory_mb: int) -> CostModel:
+        """The cost model with a caller of this size."""
+        return replace(self.model, caller_memory_mb=memory_mb)
 
     def best(self, prices: Prices, callers: Sequence[int] = CALLER_MB) -> Choice:
         """The best plan for these prices, with a caller of one of these sizes (MB)."""
@@ -280,11 +300,12 @@ class Optimiser:
 
     def _floor(self, prices: Prices, callers: Sequence[int]) -> float:
         """What every plan pays: each op computed once at its share, less what of it the first quota of a
-        slice spares (see `slicewise.cost`), and a call for each slice.
+        slice spares (see `slicewise.cost`), and a call for each slice; of all that, at most so many at
+        the same time as groups may have slices.
         """
         model = self.model
         slices = fewest_slices(self.problem.graph)
-        most_slices = self.limits.max_slices or self.problem.graph.size
+        most_slices = self.limits.max_slices or self.problem.graph.size * self.most
         most = self.limits.memory_mb or model.memory_mb_max
         least = float("inf")
         for caller_mb in callers:
@@ -294,15 +315,20 @@ class Optimiser:
                 *range(model.mb_per_vcpu, most + 1, model.mb_per_vcpu),
             ]
             computing = min(
-                (per_ms + prices.usd * model.gb_ms_usd(mb)) / model.speed(mb, self.parallel)
+                (per_ms / self.most + prices.usd * model.gb_ms_usd(mb))
+                / model.speed(mb, self.parallel)
                 for mb in sizes
             )
             spared = max(
-                (per_ms + prices.usd * model.gb_ms_usd(mb)) * (1.0 - model.share(mb))
+                (per_ms / self.most + prices.usd * model.gb_ms_usd(mb)) * (1.0 - model.share(mb))
                 for mb in range(model.memory_mb_min, model.mb_per_vcpu + 1)
             )
             call = model.call.wait_ms + model.call.cpu_ms
-            each = per_ms * call + prices.usd * model.request_usd - spared * model.period_ms
+            each = (
+                per_ms / self.most * call
+                + prices.usd * model.request_usd
+                - spared * model.period_ms
+            )
             least = min(
                 least,
                 self._entry(prices, caller_mb)

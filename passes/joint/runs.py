@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from slicewise.cost import CostModel
@@ -11,23 +12,31 @@ from slicewise.passes.joint.regions import boundaries
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.recompute import add_inlined, inlined_ops
 from slicewise.passes.shards import Sharding, shardings
+from slicewise.timeline import slowest_extra_ms
 
 DEGREES = (2, 3, 4, 6, 8, 12, 16)
 
 
 def runs_of_shards(
-    base: Ground, problem: JointProblem, model: CostModel, most: int
-) -> tuple[Shardable, ...]:
-    """All runs between two boundaries that may gain from shards, with their ways of at most `most`."""
+    base: Ground, problem: JointProblem, model: CostModel, most: int, deadline: float
+) -> tuple[tuple[Shardable, ...], bool]:
+    """All runs between two boundaries that may gain from shards, with their ways of at most `most`; and
+    whether none was left out for lack of time.
+    """
     degrees = [degree for degree in DEGREES if degree <= most]
     places = boundaries(problem)
     inlined = inlined_ops(base)
-    found = []
+    # Beside one slice of the same ops, two shards take another call and wait for the slower of two.
+    most_mb = min(base.limits.memory_mb or model.memory_mb_max, model.mb_per_vcpu)
+    least_ms = (slowest_extra_ms(model.call, 2) + model.call.cpu_ms) * model.share(most_mb)
+    found: list[Shardable] = []
     for index, first in enumerate(places):
         for last in places[index + 1 :]:
+            if time.monotonic() > deadline:
+                return tuple(found), False
             nodes = [n for n in range(problem.graph.size) if (last & ~first) >> n & 1]
-            if sum(problem.times[node] for node in nodes) <= model.call.cpu_ms:
-                continue  # another call alone takes longer
+            if sum(problem.times[node] for node in nodes) * (1 - 1 / most) <= least_ms:
+                continue
             ops = {op for node in nodes for op in problem.graph.ops[node]}
             add_inlined(base, ops, inlined)
             names = [base.graph.ops[op].name for op in sorted(ops)]
@@ -35,7 +44,7 @@ def runs_of_shards(
             kept = tuple((way, need) for way, need in ways if _fits(base, way, need))
             if kept:
                 found.append(Shardable(first=first, last=last, ways=kept))
-    return tuple(found)
+    return tuple(found), True
 
 
 def _need(base: Ground, way: Sharding) -> float:

@@ -17,6 +17,7 @@ measured only for the slices that the search would take, until it takes none tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,6 +89,12 @@ class Search:
         self.need = pairs.need.copy()
         self.measured = np.zeros(len(self.need), dtype=bool)
         self._known: dict[tuple[int, int], float] = {}
+
+    def one_by_one(self) -> Search:
+        """The same without groups; what was measured is shared."""
+        found = copy(self)
+        found.arcs = None
+        return found
 
     def best(self, prices: Prices, *, caller_mb: int, measure: bool = True) -> Path | None:
         """The cheapest way, or None; without `measure` a lower bound for every way."""

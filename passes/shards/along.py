@@ -112,6 +112,8 @@ def shares(graph: OpGraph, results: Sequence[str], along: Along, degree: int) ->
             for part in _evenly(total, along, degree)
         )
     found = [_evenly(int(graph.tensor[name].shape[along.dim]), along, degree) for name in results]
+    if not all(found):
+        return ()
     return tuple(
         Share(results=dict(zip(results, parts, strict=True))) for parts in zip(*found, strict=True)
     )

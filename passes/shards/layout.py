@@ -8,7 +8,7 @@ from typing import Any
 
 from slicewise.graph import TENSOR, WEIGHT, Op, OpGraph
 from slicewise.passes.shards.along import Share
-from slicewise.passes.shards.parts import Part, Step, base, merged, references
+from slicewise.passes.shards.parts import Part, Step, base, is_reference, merged, references
 from slicewise.passes.shards.products import HEAVY
 from slicewise.passes.shards.rules import step
 from slicewise.passes.shards.sums import summed
@@ -86,7 +86,7 @@ def reads(op: Op, one: Step | None) -> list[tuple[str, Part | None]]:
     for name, value in arguments.items():
         items = enumerate(value) if isinstance(value, tuple) else ((-1, value),)
         for index, item in items:
-            if isinstance(item, str) and item[:1] in (TENSOR, WEIGHT):
+            if is_reference(item):
                 place = (name, index)
                 if not one.is_moved or place in parts:
                     found.append((item, parts.get(place)))

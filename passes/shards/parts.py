@@ -48,12 +48,17 @@ class Step:
     axis: str = ""
 
 
+def is_reference(item: Any) -> bool:
+    """Whether an argument refers to a tensor or a weight."""
+    return isinstance(item, str) and item[:1] in (TENSOR, WEIGHT)
+
+
 def references(op: Op) -> Iterator[tuple[Place, str]]:
     """Where the op's arguments refer to tensors and weights, and to which ("%name", "#name")."""
     for name, value in op.arguments:
         items = enumerate(value) if isinstance(value, tuple) else ((-1, value),)
         for index, item in items:
-            if isinstance(item, str) and item[:1] in (TENSOR, WEIGHT):
+            if is_reference(item):
                 yield (name, index), item
 
 

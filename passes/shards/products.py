@@ -10,13 +10,9 @@ from slicewise.passes.shards.windows import CONVOLUTIONS, TRANSPOSED, is_transpo
 
 MATRICES = {"aten.matmul", "aten.mm", "aten.bmm", "aten.addmm", "aten.baddbmm"}
 ATTENTION = "aten.scaled_dot_product_attention"
+RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 # What shards must never all compute in full.
-HEAVY = (
-    CONVOLUTIONS
-    | TRANSPOSED
-    | MATRICES
-    | {"aten.linear", ATTENTION, "aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
-)
+HEAVY = CONVOLUTIONS | TRANSPOSED | MATRICES | RECURRENT | {"aten.linear", ATTENTION}
 _FACTORS = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "other"))
 
 Read = tuple[Place, Part]
@@ -118,6 +114,25 @@ def embedding(graph: OpGraph, op: Op, output: Shape, part: Part) -> Step | None:
     if part.dim == len(output) - 1:
         return Step(reads=((("weight", -1), Part(1, part.start, part.end)),), axis="features")
     return Step(reads=((("indices", -1), part),), axis="tokens")
+
+
+def recurrent(graph: OpGraph, op: Op, output: Shape, part: Part, item: int) -> Step | None:
+    """LSTM, GRU and RNN by batch entries; time is never cut, nor what happens in one step of it."""
+    arguments = dict(op.arguments)
+    if (
+        not isinstance(arguments.get("input"), str)
+        or len(output) != 3
+        or "batch_sizes" in arguments
+    ):
+        return None
+    batch = 0 if arguments["batch_first"] else 1
+    if part.dim != (batch if item == 0 else 1):
+        return None
+    states = arguments["hx"]
+    reads: list[Read] = [(("input", -1), Part(batch, part.start, part.end))]
+    indices = range(len(states)) if isinstance(states, tuple) else (-1,)
+    reads += [(("hx", index), Part(1, part.start, part.end)) for index in indices]
+    return Step(reads=tuple(reads), axis="batch")
 
 
 def factors(op: Op) -> tuple[str, str]:

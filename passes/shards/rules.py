@@ -10,11 +10,13 @@ from slicewise.passes.shards.parts import Part, Shape, Step, base, references, s
 from slicewise.passes.shards.products import (
     ATTENTION,
     MATRICES,
+    RECURRENT,
     attention,
     by_channels,
     embedding,
     linear,
     product,
+    recurrent,
 )
 from slicewise.passes.shards.windows import (
     CONVOLUTIONS,
@@ -75,6 +77,8 @@ def step(graph: OpGraph, op: Op, tensor: str, part: Part) -> Step | None:
         return product(graph, op, output, part)
     if kind == ATTENTION:
         return attention(graph, op, output, part)
+    if kind in RECURRENT:
+        return recurrent(graph, op, output, part, op.items[op.outputs.index(tensor)])
     if kind == "aten.embedding":
         return embedding(graph, op, output, part)
     if kind in _NORMALISED:

@@ -126,6 +126,19 @@ def test_more_shards_than_rows_are_none() -> None:
     }  # fmt: skip
 
 
+def test_every_result_is_shared_by_all_shards_or_none() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            large = torch.relu(x)
+            return large, torch.nn.functional.max_pool2d(large, 2)
+
+    graph = graph_of(Two(), image(1, 1, 8, 9))
+    way = one(graph, 4, "rows")
+    assert [tuple(size for _, size in part.sent) for part in way.parts] == [(72, 16)] * 4
+    # The smaller result has four rows and four columns only.
+    assert not shardings(graph, whole(graph), [5, 8])
+
+
 def test_memory_is_weights_and_what_is_live() -> None:
     graph = graph_of(nn.Conv2d(1, 1, 3), image(1, 1, 10, 8))
     way = one(graph, 2, "rows")

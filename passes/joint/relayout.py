@@ -1,0 +1,127 @@
+"""Relayout: the slices of a chosen plan, on the graph in which its shards are ops of their own.
+
+Each shard is a slice of the ops that it became. What cuts a tensor for shards belongs to the slice that
+makes the tensor, or for a tensor of the request to the shard itself; what puts results together belongs
+to the step after the shards. All other ops stay where they were chosen to be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slicewise.graph import INPUT, OpGraph
+from slicewise.passes.joint.optimise import Choice, Chosen
+from slicewise.passes.partitioning.ground import Ground
+from slicewise.passes.partitioning.recompute import Layout, add_inlined, inlined_ops
+from slicewise.passes.shards import Sharding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What a sharding became: the ops of every shard, and those that cut its inputs and put its results
+    together, by name.
+    """
+
+    shards: tuple[tuple[str, ...], ...]
+    cuts: tuple[str, ...]
+    combines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slice: its step, and its place in it."""
+
+    step: int
+    index: int
+
+
+def relayout(
+    old: OpGraph, base: Ground, choice: Choice, applied: Sequence[Applied]
+) -> tuple[Layout, list[Slot]]:
+    """The ops of every slice on the new graph (`base`), and which slice of which step each one is."""
+    graph = base.graph
+    slots: list[Slot] = []
+    homes: dict[str, list[Slot]] = {}
+    left = iter(applied)
+    together: list[str] = []  # ops that the next step begins with
+    cuts: set[str] = set()
+    for number, step in enumerate(choice.steps):
+        if step.sharding is None:
+            here = [Slot(number, index) for index in range(len(step.ops))]
+            for slot, ops in zip(here, step.ops, strict=True):
+                for each in ops:
+                    homes.setdefault(old.ops[each].name, []).append(slot)
+            for name in together:
+                homes[name] = here[:1]
+            together = []
+        else:
+            became = next(left)
+            here = [Slot(number, index) for index in range(step.sharding.degree)]
+            for slot, names in zip(here, became.shards, strict=True):
+                for name in names:
+                    homes[name] = [slot]
+            together, cuts = list(became.combines), cuts | set(became.cuts)
+        slots += here
+    _place_the_rest(graph, homes, cuts)
+    members = {slot: set[int]() for slot in slots}
+    for index, op in enumerate(graph.ops):
+        for slot in homes.get(op.name, ()):
+            members[slot].add(index)
+    inlined = inlined_ops(base)
+    for ops in members.values():
+        add_inlined(base, ops, inlined)
+    return [members[slot] for slot in slots], slots
+
+
+def _place_the_rest(graph: OpGraph, homes: dict[str, list[Slot]], cuts: set[str]) -> None:
+    """Cuts, and ops that nobody named, go where what they read is made, else to their readers."""
+    for op in graph.ops:
+        if op.name in homes and op.name not in cuts:
+            continue
+        makers = [graph.tensor[name].producer for name in op.inputs]
+        known = [slot for maker in makers if maker != INPUT for slot in homes.get(maker, ())]
+        if known:
+            homes[op.name] = [max(known, key=lambda slot: (slot.step, slot.index))]
+    for op in reversed(graph.ops):
+        if op.name not in homes:
+            readers = [other for name in op.outputs for other in graph.consumers[name]]
+            found = {slot: None for other in readers for slot in homes.get(other, ())}
+            homes[op.name] = list(found)
+
+
+def shard_records(
+    graph: OpGraph, choice: Choice, slots: Sequence[Slot]
+) -> list[dict[str, Any] | None]:
+    """For every slice what the plan tells of it as a shard, None for the others.
+
+    `extra_bytes` are those that go to and from the shards beyond the whole tensors (halo, broadcast,
+    partial sums), `redundant_compute` is the share of the group's compute time that is done more than
+    once, `gain_ms` is against one slice of the same ops, None if none holds them.
+    """
+    numbers: dict[int, int] = {}
+    found: list[dict[str, Any] | None] = []
+    for slot in slots:
+        step = choice.steps[slot.step]
+        if step.sharding is None:
+            found.append(None)
+            continue
+        group = numbers.setdefault(slot.step, len(numbers))
+        found.append({"group": group, "index": slot.index, **_told(graph, step, step.sharding)})
+    return found
+
+
+def _told(graph: OpGraph, step: Chosen, sharding: Sharding) -> Mapping[str, Any]:
+    moved = [moved for part in sharding.parts for moved in (*part.received, *part.sent)]
+    whole = {name: graph.tensor[name].bytes for name, _ in moved}
+    once = sum(graph.op[name].time for name in sharding.ops)
+    done = sum(graph.op[name].time * share for part in sharding.parts for name, share in part.work)
+    return {
+        "of": sharding.degree,
+        "kind": sharding.kind,
+        "gain_ms": None if math.isnan(step.gain_ms) else step.gain_ms,
+        "extra_bytes": sum(size for _, size in moved) - sum(whole.values()),
+        "redundant_compute": max(0.0, done / once - 1) if once else 0.0,
+    }

@@ -1,0 +1,258 @@
+"""`apply_shardings`: shards compute what the model computes, in torch and in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from shardable import (
+    Core,
+    Inception,
+    Mlp,
+    MobileBlock,
+    Residual,
+    close,
+    core_of,
+    run,
+    run_onnx,
+    sharded,
+    vgg,
+)
+from torch import nn
+
+from slicewise.analyse import analyse, weight_tensors
+from slicewise.codegen.convert import convert
+from slicewise.passes.shards import shardings
+from slicewise.sharding import apply_shardings
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def ops(core: Core) -> list[str]:
+    return [op.name for op in core.graph.ops]
+
+
+def span(core: Core, first: str, last: str) -> list[str]:
+    names = ops(core)
+    return names[names.index(first) : names.index(last) + 1]
+
+
+IMAGES = {
+    "vgg": (lambda: vgg(), (1, 3, 34, 27)),
+    "residual": (lambda: Residual(), (1, 3, 67, 70)),
+    "inception": (lambda: Inception(), (2, 4, 19, 18)),
+    "mobile": (lambda: MobileBlock(), (1, 8, 17, 22)),
+    "unet": (lambda: zoo.unet().model, (1, 3, 32, 64)),
+}
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def images(request: pytest.FixtureRequest) -> tuple[Core, tuple[torch.Tensor, ...]]:
+    torch.manual_seed(0)
+    build, shape = IMAGES[request.param]
+    inputs = (torch.randn(*shape),)
+    return core_of(build(), inputs), inputs
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4, 8])
+def test_rows_and_columns_of_whole_networks(
+    images: tuple[Core, tuple[torch.Tensor, ...]], degree: int
+) -> None:
+    core, inputs = images
+    wanted = run(core.converted.program, inputs)
+    found = shardings(core.graph, ops(core), [degree])
+    assert found or degree == 8
+    for way in found:
+        close(run(sharded(core, [way]), inputs), wanted)
+
+
+def test_rows_in_onnx_runtime(images: tuple[Core, tuple[torch.Tensor, ...]], tmp_path: Any) -> None:
+    core, inputs = images
+    (way,) = [w for w in shardings(core.graph, ops(core), [3]) if w.kind == "rows"]
+    close(run_onnx(sharded(core, [way]), inputs, tmp_path), run(core.converted.program, inputs))
+
+
+def test_consecutive_groups_exchange_only_what_overlaps() -> None:
+    inputs = (torch.randn(1, 3, 40, 12),)
+    core = core_of(vgg(), inputs)
+    names = ops(core)
+    chosen = [
+        next(way for way in shardings(core.graph, group, [degree]) if way.kind == "rows")
+        for group, degree in ((names[:5], 2), (names[5:], 3))
+    ]
+    program = sharded(core, chosen)
+    close(run(program, inputs), run(core.converted.program, inputs))
+    graph, _ = analyse(program, name="m", aliases={}, dim_names={})
+    _, told = apply_shardings(core.converted.program, chosen, aliases=core.converted.aliases)
+    owner = {name: (one.sharding, one.shard) for one in told for name in one.ops}
+    received = {(1, shard): 0 for shard in range(3)}
+    for tensor in graph.tensors:
+        for reader in {owner.get(c) for c in graph.consumers[tensor.name]}:
+            maker = owner.get(tensor.producer)
+            if reader in received and maker is not None and maker[0] == 0:
+                received[reader] += tensor.bytes
+    assert list(received.values()) == [dict(part.received)[names[4]] for part in chosen[1].parts]
+    # No op puts the whole result of the first group together.
+    assert not told[0].combines
+
+
+def test_shards_share_the_models_weights() -> None:
+    core = core_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (torch.randn(1, 3, 9, 9),))
+    way = next(w for w in shardings(core.graph, ops(core), [4]) if w.kind == "channels")
+    found = weight_tensors(sharded(core, [way]))
+    whole = {t.untyped_storage().data_ptr() for _, _, t in weight_tensors(core.converted.program)}
+    assert len(found) == 8
+    assert {tensor.untyped_storage().data_ptr() for _, _, tensor in found} == whole
+
+
+CASES = {
+    "dense, depthwise and grouped": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 12, 1, groups=4)
+        ),
+        (1, 3, 9, 11),
+        [("channels", "concatenate", 2), ("channels", "concatenate", 3)],
+    ),
+    "channels summed": (
+        lambda: nn.Sequential(nn.Conv2d(3, 9, 3), nn.ReLU(), nn.Conv2d(9, 4, 3)),
+        (1, 3, 9, 11),
+        [("channels", "sum", 4)],
+    ),
+    "transposed": (
+        lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, 2, 1, 1), nn.ConvTranspose2d(6, 3, 2, 3)),
+        (1, 4, 7, 6),
+        [("rows", "concatenate", 5), ("channels", "sum", 3)],
+    ),
+    "upsampled": (
+        lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Upsample(scale_factor=2), nn.Conv2d(4, 2, 3),
+                              nn.Upsample(scale_factor=3, mode="bilinear")),
+        (1, 2, 9, 8),
+        [("rows", "concatenate", 4), ("columns", "concatenate", 3)],
+    ),
+    "one dimension": (
+        lambda: nn.Sequential(nn.Conv1d(2, 4, 5, padding=4, dilation=2), nn.AvgPool1d(3, 2, 1)),
+        (2, 2, 23),
+        [("columns", "concatenate", 4)],
+    ),
+    "three dimensions": (
+        lambda: nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.MaxPool3d(2)),
+        (1, 2, 9, 8, 7),
+        [("planes", "concatenate", 2), ("rows", "concatenate", 2), ("columns", "concatenate", 3)],
+    ),
+    "mlp": (
+        lambda: Mlp(10, 23),
+        (3, 10),
+        [("features", "sum", d) for d in (2, 3, 4, 8)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_small_networks_in_torch_and_onnx_runtime(case: str, tmp_path: Any) -> None:
+    build, shape, expected = CASES[case]
+    inputs = (torch.randn(*shape),)
+    core = core_of(build(), inputs)
+    wanted = run(core.converted.program, inputs)
+    for kind, combine, degree in expected:
+        found = shardings(core.graph, ops(core), [degree])
+        (way,) = [way for way in found if (way.kind, way.combine) == (kind, combine)]
+        program = sharded(core, [way])
+        close(run(program, inputs), wanted)
+    close(run_onnx(program, inputs, tmp_path), wanted)
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> tuple[Core, Any]:
+    case = zoo.gpt2()
+    return core_of(case.model, case.inputs), case.inputs
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_gpt2_by_heads_features_and_vocabulary(
+    gpt2: tuple[Core, Any], degree: int, tmp_path: Any
+) -> None:
+    core, inputs = gpt2
+    groups = [("embedding", "embedding", "vocabulary"), ("layer_norm", "view_9", "heads"),
+              ("layer_norm_1", "view_13", "features"), ("layer_norm_2", "view_22", "heads"),
+              ("linear", "linear", "features")]  # fmt: skip
+    chosen = [
+        next(
+            way
+            for way in shardings(core.graph, span(core, first, last), [degree])
+            if way.kind == kind
+        )
+        for first, last, kind in groups
+    ]
+    heads = chosen[1]
+    assert heads.combine == "sum"
+    # Every shard has whole heads, and computes no more than them.
+    work = [dict(part.work)["scaled_dot_product_attention"] for part in heads.parts]
+    assert sum(work) == pytest.approx(1)
+    program = sharded(core, chosen)
+    wanted = run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    if degree == 4:
+        close(run_onnx(program, inputs, tmp_path), wanted)
+
+
+def test_names_survive_the_second_conversion(gpt2: tuple[Core, Any]) -> None:
+    core, _ = gpt2
+    way = next(
+        way
+        for way in shardings(core.graph, span(core, "layer_norm", "view_9"), [2])
+        if way.kind == "heads"
+    )
+    program, told = apply_shardings(core.converted.program, [way], aliases=core.converted.aliases)
+    again = convert(program, keep_names=True)
+    graph, _ = analyse(again.program, name="m", aliases=again.aliases, dim_names={})
+    for one in told:
+        assert {*one.ops, *one.cuts, *one.combines} <= {*graph.op, *again.aliases}
+
+
+@pytest.mark.parametrize("degree", [2, 3])
+def test_bert_by_heads_and_features(degree: int) -> None:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=99, hidden_size=48, num_hidden_layers=1, num_attention_heads=6,
+        intermediate_size=64, max_position_embeddings=32,
+    )  # fmt: skip
+    inputs = {
+        "input_ids": torch.randint(0, 99, (2, 11)),
+        "attention_mask": torch.tensor([[1] * 11, [1] * 7 + [0] * 4]),
+    }
+    core = core_of(BertModel(config, add_pooling_layer=False).eval(), inputs)
+    linears = [op.name for op in core.graph.ops if op.kind == "aten.linear"]
+    query, _, _, out, up, down = linears
+    chosen = []
+    for group, kind in ((span(core, query, out), "heads"), (span(core, up, down), "features")):
+        found = shardings(core.graph, group, [degree])
+        chosen.append(next(w for w in found if (w.kind, w.combine) == (kind, "sum")))
+    weights = [sum(part.weight_bytes for part in way.parts) for way in chosen]
+    assert sum(weights) == sum(
+        core.graph.weight[name].bytes for name in core.graph.weights_of(linears)
+    )
+    close(run(sharded(core, chosen), inputs), run(core.converted.program, inputs))
+
+
+def test_recurrent_layers_by_batch_entries() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+            self.second = nn.GRU(10, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.second(self.first(x)[0])[0]
+            return found
+
+    inputs = (torch.randn(5, 7, 6),)
+    core = core_of(Recurrent(), inputs)
+    ways = shardings(core.graph, ops(core), [3])
+    assert [(way.kind, way.combine) for way in ways] == [("batch", "concatenate")]
+    close(run(sharded(core, ways), inputs), run(core.converted.program, inputs))

@@ -12,6 +12,7 @@ from slicewise.plan import Plan
 
 from .bundle import read_functions, streamed_weights
 from .functions import ONE_THREAD, Function
+from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
 
@@ -171,6 +172,16 @@ class LocalEndpoint:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output for these inputs. Raises `RequestError` or `SliceFailure`."""
         return self.client(*args, **kwargs)
+
+    def gc(self, older_than_s: float = 0.0) -> int:
+        """Delete tensors that requests have left, as `slicewise gc` does; how many there were."""
+        count = 0
+        for bucket in self.buckets.values():
+            s3 = self.platform.client("s3")
+            found = list(leftovers(s3, bucket, older_than_s))
+            remove(s3, bucket, found)
+            count += len(found)
+        return count
 
     def close(self) -> None:
         """Stop all functions and both servers."""

@@ -10,19 +10,23 @@ from typing import TYPE_CHECKING, Any
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
+from . import resources
 from .bundle import read_functions, streamed_weights
-from .functions import ONE_THREAD, Function
+from .functions import Function
 from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
+from .resources import Place, Stack, StackFunction, stack_of
 
 if TYPE_CHECKING:
     from .local import Platform
     from .local.network import Network
+    from .local.permissions import Roles
 
 AWS = "aws"
 # The name of a directory bucket says that it is one, and in which availability zone.
-BUCKETS = {"s3": "slicewise", "s3express": "slicewise--use1-az4--x-s3"}
+ZONE = "use1-az4"
+BUCKETS = {"s3": "slicewise", "s3express": f"slicewise--{ZONE}--x-s3"}  # of no stack
 
 
 def serve(
@@ -33,28 +37,39 @@ def serve(
     at_least_memory_mb: int = 0,
     network: str | None = None,
     network_seed: int = 0,
+    permissions: bool = True,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
 
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
-    `network_seed` gives the same waits.
+    `network_seed` gives the same waits. With `permissions` the functions may do what the policies of
+    the bundle's templates allow, and nothing else.
     """
     emulated = emulated_network(network, profile, network_seed)
-    buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
     packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
-    if weights:
-        buckets["s3"] = BUCKETS["s3"]
-    environment = {**ONE_THREAD, **bucket_environment(buckets)}
-    entry, functions = read_functions(directory, environment)
+    stack, place = stack_of(directory, plan), _place()
+    buckets = {
+        "s3": stack.bucket(place),
+        "s3express": stack.express_bucket(place),
+    }
+    used = {*stack.transports, *(["s3"] if weights else [])}
+    buckets = {name: bucket for name, bucket in buckets.items() if name in used}
+    entry, functions = read_functions(directory, {})
+    described = {function.name: function for function in stack.functions}
     functions = [
-        dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
+        dataclasses.replace(
+            function,
+            memory_mb=max(function.memory_mb, at_least_memory_mb),
+            environment=_environment(stack, described[function.name], place),
+        )
         for function in functions
     ]
     platform = local_platform(
         functions,
+        roles=_roles(stack, place) if permissions else None,
         network=emulated,
         buckets=tuple(buckets.values()),
         package_limit_bytes=int(most_package_mb(packagings, profile) * MB),
@@ -63,18 +78,48 @@ def serve(
     )
     platform.start()
     try:
-        _upload(weights, platform)
+        _upload(weights, platform, stack.bucket(place))
     except BaseException:
         platform.stop()
         raise
     return LocalEndpoint(plan, entry, platform, buckets)
 
 
-def _upload(weights: Mapping[str, Path], platform: Platform) -> None:
+def _place() -> Place:
+    """Where the local platform says that it is. Raises `TargetError` when it is not installed."""
+    try:
+        from .local.identity import ACCOUNT, REGION
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return Place(region=REGION, account=ACCOUNT, zone=ZONE)
+
+
+def _environment(stack: Stack, function: StackFunction, place: Place) -> dict[str, str]:
+    """As a deployment sets it."""
+    found = resources.environment(stack, function, place)
+    if function.calls:
+        found["SLICEWISE_VERSIONS"] = ",".join(f"{part}=1" for part in function.calls)
+    return found
+
+
+def _roles(stack: Stack, place: Place) -> Roles:
+    """The roles that a deployment makes."""
+    from .local.permissions import Role
+
+    return {
+        function.name: Role(
+            name=resources.role_name(function, place),
+            policy=resources.policy(stack, function, place),
+        )
+        for function in stack.functions
+    }
+
+
+def _upload(weights: Mapping[str, Path], platform: Platform, bucket: str) -> None:
     """Put weights where functions stream them from, as a deployment does."""
     for key, path in weights.items():
         with path.open("rb") as file:
-            platform.client("s3").put_object(Bucket=BUCKETS["s3"], Key=key, Body=file)
+            platform.client("s3").put_object(Bucket=bucket, Key=key, Body=file)
 
 
 def local_platform(

@@ -1,4 +1,4 @@
-"""The command line of deployments: deploy, invoke, status, destroy, diff."""
+"""The command line of deployments: deploy, invoke, status, gc, destroy, diff."""
 
 from __future__ import annotations
 
@@ -141,6 +141,31 @@ def destroy_command(
     _show(destroy(which, name=name, region=region, dry_run=dry_run), as_json)
 
 
+@click.command("gc")
+@_WHICH
+@_NAME
+@_REGION
+@click.option("--older-than-minutes", type=click.FloatRange(min=0), default=60.0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="List what would be deleted.")
+@_JSON
+def gc_command(
+    which: str,
+    name: str | None,
+    region: str | None,
+    older_than_minutes: float,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Delete tensors that requests have left in a deployment's buckets.
+
+    That happens when a coordinator is killed; a lifecycle rule would delete them after a day.
+    """
+    from slicewise.deployments import collect
+
+    seconds = older_than_minutes * 60
+    _show(collect(which, name=name, region=region, older_than_s=seconds, dry_run=dry_run), as_json)
+
+
 @click.command("diff")
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
@@ -153,7 +178,14 @@ def diff_command(old: str, new: str, region: str | None, as_json: bool) -> None:
     _show(diff(old, new, region=region), as_json)
 
 
-COMMANDS = (deploy_command, invoke_command, status_command, destroy_command, diff_command)
+COMMANDS = (
+    deploy_command,
+    invoke_command,
+    status_command,
+    gc_command,
+    destroy_command,
+    diff_command,
+)
 
 
 def read_input(path: Path) -> dict[str, Any]:

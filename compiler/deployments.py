@@ -93,6 +93,22 @@ def destroy(
     return deployer.destroy(name, bundle.directory, dry_run=dry_run)
 
 
+def collect(
+    which: Which,
+    *,
+    name: str | None = None,
+    region: str | None = None,
+    older_than_s: float = 3600.0,
+    dry_run: bool = False,
+    clients: Any = None,
+) -> Report:
+    """Remove what requests have left longer ago than any request lives, and tell what that was."""
+    bundle = _bundle(which)
+    deployer = _deployer(bundle, region, clients)
+    named = (str(which), None) if bundle is None else (name, bundle.directory)
+    return deployer.collect(*named, older_than_s=older_than_s, dry_run=dry_run)
+
+
 def diff(
     old: str | Path, new: str | Path, *, region: str | None = None, clients: Any = None
 ) -> Report:

@@ -174,6 +174,12 @@ class Deployer(Protocol):
         """Remove everything of a deployment; tells what."""
         ...
 
+    def collect(
+        self, name: str | None, directory: Path | None, *, older_than_s: float, dry_run: bool
+    ) -> Report:
+        """Remove what requests have left longer ago; tells what."""
+        ...
+
     def diff(self, old: str | Path, new: str | Path) -> Report:
         """What differs between two bundles (paths), or between a deployment (its name) and one."""
         ...

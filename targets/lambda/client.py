@@ -31,13 +31,15 @@ class Client:
     """Calls the coordinator function of one bundle through boto3.
 
     Takes torch tensors or numpy arrays and answers in kind. `last_trace` tells where the time of the
-    latest call went (milliseconds).
+    latest call went (milliseconds). `deadline_s` is the time that a request gets, None for all that its
+    functions have.
     """
 
     def __init__(self, plan: Plan, function: str, lambda_client: Any, store: Store) -> None:
         self.plan = plan
         self.function = function
         self.last_trace: dict[str, Any] = {}
+        self.deadline_s: float | None = None
         self._lambda = lambda_client
         self._store = store
         self._rule = Rule(plan.transport_rule.transports, plan.transport_rule.payload_bytes)
@@ -62,7 +64,9 @@ class Client:
         except StoreError as error:
             raise SliceFailure(f"no slice was called: {error}", request_id=request_id) from error
         try:
-            head = {"request_id": request_id, "trace": True}
+            head: dict[str, Any] = {"request_id": request_id, "trace": True}
+            if self.deadline_s is not None:
+                head["remaining_ms"] = self.deadline_s * 1e3
             reply = self._traced(request_id, join(head, "inputs", records))
         finally:
             self._delete(objects_of(records))
@@ -83,6 +87,8 @@ class Client:
         """Send a request in the wire format and return the reply of status 200."""
         from botocore.exceptions import BotoCoreError, ClientError
 
+        deadline = time.monotonic() + (self.deadline_s or LONGEST_S)
+
         def call() -> tuple[Any, bytes]:
             try:
                 answer = self._lambda.invoke(FunctionName=self.function, Payload=request)
@@ -93,7 +99,7 @@ class Client:
                 raise
 
         try:
-            (answer, raw), _ = repeated(call, time.monotonic() + LONGEST_S, Budget())
+            (answer, raw), _ = repeated(call, deadline, Budget())
             reply = lift(raw, "outputs")
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING, Any
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
+from . import resources
 from .batching import check_batching
 from .bundle import read_functions, streamed_weights
-from .functions import ONE_THREAD, Function
+from .functions import Function
+from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
+from .resources import Place, Stack, StackFunction, stack_of
 
 if TYPE_CHECKING:
     from .local import Platform
     from .local.function_url import FunctionUrl
     from .local.network import Network
+    from .local.permissions import Roles
 
 AWS = "aws"
 # The name of a directory bucket says that it is one, and in which availability zone.
-BUCKETS = {"s3": "slicewise", "s3express": "slicewise--use1-az4--x-s3"}
+ZONE = "use1-az4"
+BUCKETS = {"s3": "slicewise", "s3express": f"slicewise--{ZONE}--x-s3"}  # of no stack
 
 
 def serve(
@@ -37,6 +42,7 @@ def serve(
     http: int | None = None,
     batch_wait_ms: float | None = None,
     environment: Mapping[str, str] | None = None,
+    permissions: bool = True,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
@@ -47,24 +53,37 @@ def serve(
 
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
-    `network_seed` gives the same waits.
+    `network_seed` gives the same waits. With `permissions` the functions may do what the policies of
+    the bundle's templates allow, and nothing else.
     """
     if batch_wait_ms is not None:
         check_batching(plan, batch_wait_ms, http)
     emulated = emulated_network(network, profile, network_seed)
-    buckets = {name: BUCKETS[name] for name in plan.transport_rule.transports if name in BUCKETS}
     packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
-    if weights:
-        buckets["s3"] = BUCKETS["s3"]
-    variables = {**ONE_THREAD, **bucket_environment(buckets), **(environment or {})}
-    entry, functions = read_functions(directory, variables)
+    stack, place = stack_of(directory, plan), _place()
+    buckets = {
+        "s3": stack.bucket(place),
+        "s3express": stack.express_bucket(place),
+    }
+    used = {*stack.transports, *(["s3"] if weights else [])}
+    buckets = {name: bucket for name, bucket in buckets.items() if name in used}
+    entry, functions = read_functions(directory, {})
+    described = {function.name: function for function in stack.functions}
     functions = [
-        dataclasses.replace(function, memory_mb=max(function.memory_mb, at_least_memory_mb))
+        dataclasses.replace(
+            function,
+            memory_mb=max(function.memory_mb, at_least_memory_mb),
+            environment={
+                **_environment(stack, described[function.name], place),
+                **(environment or {}),
+            },
+        )
         for function in functions
     ]
     platform = local_platform(
         functions,
+        roles=_roles(stack, place) if permissions else None,
         network=emulated,
         buckets=tuple(buckets.values()),
         package_limit_bytes=int(most_package_mb(packagings, profile) * MB),
@@ -73,7 +92,7 @@ def serve(
     )
     platform.start()
     try:
-        _upload(weights, platform)
+        _upload(weights, platform, stack.bucket(place))
         endpoint = LocalEndpoint(plan, entry, platform, buckets)
         if http is not None:
             endpoint.open_http(http, directory, batch_wait_ms)
@@ -83,11 +102,41 @@ def serve(
     return endpoint
 
 
-def _upload(weights: Mapping[str, Path], platform: Platform) -> None:
+def _place() -> Place:
+    """Where the local platform says that it is. Raises `TargetError` when it is not installed."""
+    try:
+        from .local.identity import ACCOUNT, REGION
+    except ImportError as error:
+        raise _not_installed(error) from error
+    return Place(region=REGION, account=ACCOUNT, zone=ZONE)
+
+
+def _environment(stack: Stack, function: StackFunction, place: Place) -> dict[str, str]:
+    """As a deployment sets it."""
+    found = resources.environment(stack, function, place)
+    if function.calls:
+        found["SLICEWISE_VERSIONS"] = ",".join(f"{part}=1" for part in function.calls)
+    return found
+
+
+def _roles(stack: Stack, place: Place) -> Roles:
+    """The roles that a deployment makes."""
+    from .local.permissions import Role
+
+    return {
+        function.name: Role(
+            name=resources.role_name(function, place),
+            policy=resources.policy(stack, function, place),
+        )
+        for function in stack.functions
+    }
+
+
+def _upload(weights: Mapping[str, Path], platform: Platform, bucket: str) -> None:
     """Put weights where functions stream them from, as a deployment does."""
     for key, path in weights.items():
         with path.open("rb") as file:
-            platform.client("s3").put_object(Bucket=BUCKETS["s3"], Key=key, Body=file)
+            platform.client("s3").put_object(Bucket=bucket, Key=key, Body=file)
 
 
 def local_platform(
@@ -199,6 +248,16 @@ class LocalEndpoint:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output for these inputs. Raises `RequestError` or `SliceFailure`."""
         return self.client(*args, **kwargs)
+
+    def gc(self, older_than_s: float = 0.0) -> int:
+        """Delete tensors that requests have left, as `slicewise gc` does; how many there were."""
+        count = 0
+        for bucket in self.buckets.values():
+            s3 = self.platform.client("s3")
+            found = list(leftovers(s3, bucket, older_than_s))
+            remove(s3, bucket, found)
+            count += len(found)
+        return count
 
     def close(self) -> None:
         """Stop all functions and servers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,29 @@ def test_a_failed_request_leaves_no_objects(
             endpoint(x, mask)
         assert "Contents" not in s3.list_objects_v2(Bucket=name)
         assert endpoint(x, mask)["narrow"].shape == (2, 8)
+
+
+@pytest.mark.parametrize("action", ["lambda:InvokeFunction", "s3:GetObject"])
+def test_a_missing_permission_is_named(
+    action: str, wide_bundle: slicewise.Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 80 rows the tensor between the slices goes by S3."""
+    resources: Any = importlib.import_module("slicewise.targets.lambda.resources")
+    whole = resources.policy
+
+    def without(*arguments: Any) -> Any:
+        document = whole(*arguments)
+        for statement in document["Statement"]:
+            statement["Action"] = [each for each in statement["Action"] if each != action]
+        return document
+
+    x, mask = torch.zeros(80, 8), torch.ones(80, dtype=torch.int64)
+    monkeypatch.setattr(resources, "policy", without)
+    with (
+        wide_bundle.serve() as endpoint,
+        pytest.raises(slicewise.SliceFailure, match=f"not authorized to perform: {action} on"),
+    ):
+        endpoint(x, mask)
 
 
 def test_a_slice_of_another_plan_is_refused(wide_bundle: slicewise.Bundle, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from ..packaging.packages import package
 from ..profile import Profile
 from ..resources import ALIAS, stack_of
 from .clients import Clients, connect, explained
+from .collect import collect
 from .deploy import Order, carry_out, function_url
 from .destroy import called, destroy
 from .diff import Diff, Side, diff_of
@@ -139,6 +140,15 @@ class LambdaDeployer:
         stack, work = _name(name, directory), Work(dry_run=dry_run)
         with explained(f"removing {stack}", advice="Destroy again: it goes on where it stopped"):
             destroy(work, self.clients, stack)
+        return Changes(stack=stack, changes=tuple(work.changes))
+
+    def collect(
+        self, name: str | None, directory: Path | None, *, older_than_s: float, dry_run: bool
+    ) -> Changes:
+        """Delete tensors that requests have left in the buckets, if they were written longer ago."""
+        stack, work = _name(name, directory), Work(dry_run=dry_run)
+        with explained(f"collecting what requests of {stack} have left"):
+            collect(work, self.clients, stack, older_than_s)
         return Changes(stack=stack, changes=tuple(work.changes))
 
     def diff(self, old: str | Path, new: str | Path) -> Diff:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from .environment import REGION
+from .identity import REGION
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 960.0  # Lambda's longest timeout, and a cold start before it

@@ -10,18 +10,21 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from slicewise.errors import TargetError
 
 from ..functions import Function
 from .cgroup import INIT_VCPUS, cpu_share
 from .environment import VERSION
+from .faults import INSTANCE_KINDS, Fault, Faults
 from .instance import Instance, Invocation, Surroundings
 from .network import OFF
 from .reports import Journal, Report, Status
 from .runtime_api import DeadlinePassed, InstanceExited, RuntimeReply
 
 LAST_INVOCATIONS_SECONDS = 5.0
+FROM_THE_START = ("kill in init", "full disk", "clock skew")  # faults of a new instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Dispatcher:
         concurrency_limit: int,
         init_timeout_s: float,
         network: str = OFF,
+        faults: Faults | None = None,
     ) -> None:
         self.functions = {function.name: function for function in functions}
         self._around = surroundings
@@ -75,6 +79,7 @@ class Dispatcher:
         self._concurrency_limit = concurrency_limit
         self._init_timeout_s = init_timeout_s
         self._network = network
+        self._faults = faults
         self._lock = threading.Lock()
         self._idle: dict[str, list[Instance]] = {name: [] for name in self.functions}
         self._running = 0
@@ -135,15 +140,21 @@ class Dispatcher:
         return idle
 
     def _invoke(self, function: Function, invocation: Invocation) -> Outcome:
-        instance = self._take_idle(function)
+        fault = self._faults.take(INSTANCE_KINDS, function.name) if self._faults else None
+        is_new = fault is not None and fault.kind in FROM_THE_START
+        instance = None if is_new else self._take_idle(function)
         found = time.monotonic()
         init = Init()
         try:
             if instance is None:
-                instance = self._start(function)
+                instance = self._start(function, fault)
+                if fault and fault.kind == "kill in init":
+                    strike_later(instance, fault)
                 init = self._initialise(instance, invocation.request_id)
             began = time.monotonic()
             deadline = began + function.timeout_s
+            if fault:
+                deadline = self._strike(fault, instance, deadline)
             outcome = init.failure
             if init.timed_out:
                 # Lambda then repeats the init within the invocation, at the function's CPU share.
@@ -159,7 +170,20 @@ class Dispatcher:
                 self._discard(instance)
             raise
         outcome = replace(outcome, seconds=ended - found)
+        if is_new:
+            outcome = replace(outcome, instance_lives=False)
         return self._finish(instance, invocation, outcome, init, (ended - began) * 1000)
+
+    def _strike(self, fault: Fault, instance: Instance, deadline: float) -> float:
+        """Prepare an injected fault of the invoke phase; the deadline that then holds."""
+        if fault.kind in ("kill in fetch", "kill in send"):
+            assert self._faults is not None
+            self._faults.arm_kill(fault, instance.pid)
+        elif fault.kind in ("kill in compute", "out of memory"):
+            strike_later(instance, fault)
+        elif fault.kind == "timeout":
+            return time.monotonic() + min(fault.seconds, 1e-3)
+        return deadline
 
     def _run(self, instance: Instance, invocation: Invocation, deadline: float) -> Outcome:
         """The invoke phase."""
@@ -293,13 +317,13 @@ class Dispatcher:
             self._journal.add_log(function.name, instance.read_log())
             self._discard(instance)
 
-    def _start(self, function: Function) -> Instance:
+    def _start(self, function: Function, fault: Fault | None = None) -> Instance:
         with self._lock:
             if self._stopping:
                 raise TargetError("the platform is stopping")
             self._started += 1
             number = self._started
-        return Instance(number, function, self._around)
+        return Instance(number, function, self._around, fault)
 
     def _give_back(self, instance: Instance) -> None:
         with self._lock:
@@ -313,6 +337,14 @@ class Dispatcher:
         with contextlib.suppress(TargetError):
             instance.kill()
         instance.close()
+
+
+def strike_later(instance: Instance, fault: Fault) -> None:
+    """Kill the instance when the fault's delay is over, whatever it does then."""
+    kill = partial(instance.strike, for_memory=fault.kind == "out of memory")
+    timer = threading.Timer(fault.seconds, kill)
+    timer.daemon = True
+    timer.start()
 
 
 def failed(reply: RuntimeReply, *, instance_lives: bool = True) -> Outcome:

@@ -11,9 +11,8 @@ from pathlib import Path
 from slicewise.errors import TargetError
 
 from ..functions import Function
+from .identity import ACCOUNT, REGION
 
-REGION = "us-east-1"
-ACCOUNT = "123456789012"
 VERSION = "$LATEST"
 
 MIN_MEMORY_MB = 128

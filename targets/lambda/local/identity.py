@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+
 PREFIX = "ASIALOCAL."  # AWS's ids of temporary credentials begin with ASIA
 CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/")
 INSTANCE_KEY = re.compile(re.escape(PREFIX) + r"(?P<instance>(?P<function>[\w-]+)-\d+)")

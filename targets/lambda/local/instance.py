@@ -16,6 +16,7 @@ from pathlib import Path
 from ..functions import Function
 from .cgroup import Confinement, Limiter
 from .environment import function_arn, instance_environment
+from .faults import NO_SPACE_BYTES, Fault
 from .identity import access_key_id, instance_id
 from .keeper import Keeper, Process
 from .memory import Meter, Sampler
@@ -52,8 +53,15 @@ class Surroundings:
 class Instance:
     """A running instance. Only one thread at a time may use it, the memory sampler apart."""
 
-    def __init__(self, number: int, function: Function, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        number: int,
+        function: Function,
+        surroundings: Surroundings,
+        fault: Fault | None = None,
+    ) -> None:
         """Start the process. Raises TargetError or OSError when that fails."""
+        self._fault = fault
         self.id = instance_id(function.name, number)
         self.started = time.monotonic()
         self.function = function
@@ -90,15 +98,25 @@ class Instance:
             credentials=self._around.credentials or (access_key_id(self.id), "local"),
             endpoints=self._around.endpoints,
         )
+        runtime, rlimits = ["-m", "awslambdaric"], dict(confinement.rlimits)
+        if self._fault and self._fault.kind == "clock skew":
+            runtime = [str(Path(__file__).with_name("skewed.py")), str(self._fault.seconds)]
+        if self._fault and self._fault.kind == "full disk":
+            rlimits["RLIMIT_FSIZE"] = NO_SPACE_BYTES
         # -S and -P: nothing on sys.path but the package, the layer and the standard library.
         return self._around.keeper.spawn(
-            [sys.executable, "-S", "-P", "-m", "awslambdaric", self.function.handler],
+            [sys.executable, "-S", "-P", *runtime, self.function.handler],
             env=environment,
             cwd=self.function.package,
             output=self._log_path,
             procs=confinement.procs,
-            rlimits=confinement.rlimits,
+            rlimits=rlimits,
         )
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid if self._process else 0
 
     @property
     def alive(self) -> bool:
@@ -137,6 +155,13 @@ class Instance:
         self.killed_for_memory = True
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
+
+    def strike(self, *, for_memory: bool) -> None:
+        """Kill the process, as an injected fault does, or as its memory limit would."""
+        with self._sampling, contextlib.suppress(OSError):
+            if self._process and not self._closed:
+                self.killed_for_memory = for_memory
+                signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
     @property
     def out_of_memory(self) -> bool:

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -18,12 +19,14 @@ from slicewise.errors import TargetError
 
 from ..functions import Function
 from .dispatcher import Dispatcher, Outcome, Throttled
-from .environment import ACCOUNT, REGION, VERSION, function_arn
-from .identity import caller_of
+from .environment import VERSION, function_arn
+from .faults import CALL_KINDS, Fault, Faults, is_skewed
+from .identity import ACCOUNT, REGION, caller_of
 from .instance import Invocation
 from .network import CALL, Traffic, sleep_until
+from .permissions import Roles, refusal
 from .server import Answer, Server
-from .wire import Connection, Head
+from .wire import Connection, Disconnected, Head
 
 MAX_REQUEST_BYTES = 6 * 1024 * 1024
 MAX_EVENT_BYTES = 1024 * 1024  # of an asynchronous invocation
@@ -59,9 +62,13 @@ class InvokeServer:
         event_retry_s: tuple[float, ...],
         port: int = 0,
         traffic: Traffic | None = None,
+        roles: Roles | None = None,
+        faults: Faults | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._traffic = traffic
+        self._roles = roles
+        self._faults = faults
         self._event_retry_s = event_retry_s
         try:
             listener = socket.create_server(("127.0.0.1", port), backlog=1024)
@@ -94,6 +101,7 @@ class InvokeServer:
             status=answer.status,
             headers=(("x-amzn-RequestId", request_id), *answer.headers),
             body=answer.body,
+            close=answer.close,
         )
 
     def _handle(
@@ -107,6 +115,9 @@ class InvokeServer:
             raise Refusal(405, "UnknownOperationException", f"{head.method} is not POST")
         qualifiers = parse_qs(url.query).get("Qualifier", [None])
         function, qualifier = self._find(unquote(match[1]), qualifiers[0])
+        self._check_permission(head, function, qualifier)
+        if self._faults and is_skewed(head.headers.get("x-amz-date")):
+            raise Refusal(403, "InvalidSignatureException", "Signature expired or not yet current")
         kind = head.headers.get("x-amz-invocation-type", "RequestResponse")
         if kind == "DryRun":
             return Answer(status=204)
@@ -129,9 +140,37 @@ class InvokeServer:
                 target=self._run_event, args=(function, invocation), daemon=True
             ).start()
             return Answer(status=202)
+        fault = self._faults.take(CALL_KINDS, function.name) if self._faults else None
+        if fault:
+            self._fail_before(fault, function, invocation)
         outcome = self._run(function, invocation, head, arrived)
         tail = head.headers.get("x-amz-log-type") == "Tail"
-        return answered(outcome, qualifier, tail=tail)
+        answer = answered(outcome, qualifier, tail=tail)
+        return _fail_after(fault, answer) if fault else answer
+
+    def _fail_before(self, fault: Fault, function: Function, invocation: Invocation) -> None:
+        """What an injected fault does instead of the call, or beside it."""
+        match fault.kind:
+            case "throttle":
+                raise Throttled
+            case "service error":
+                raise Refusal(500, "ServiceException", "a fault was injected")
+            case "lost call":
+                raise Disconnected
+            case "duplicate":
+                threading.Thread(
+                    target=self._run_event, args=(function, invocation), daemon=True
+                ).start()
+
+    def _check_permission(self, head: Head, function: Function, qualifier: str | None) -> None:
+        """Raises `Refusal` for what the role of the calling instance does not allow."""
+        if self._roles is None:
+            return
+        arn = function_arn(function.name) + (f":{qualifier}" if qualifier else "")
+        caller = caller_of(head.headers.get("authorization"))
+        why = refusal(self._roles, caller, "lambda:InvokeFunction", arn)
+        if why:
+            raise Refusal(403, "AccessDeniedException", why)
 
     def _find(self, reference: str, qualifier: str | None) -> tuple[Function, str | None]:
         """The function that a name or an ARN means, and the qualifier."""
@@ -174,6 +213,21 @@ class InvokeServer:
                     return
             if delay is None or self._server.stopping.wait(delay):
                 return
+
+
+def _fail_after(fault: Fault, answer: Answer) -> Answer:
+    """What an injected fault does to the answer."""
+    if fault.kind == "lost reply":
+        raise Disconnected
+    if fault.kind == "cut reply":
+        length = ("Content-Length", str(len(answer.body)))
+        return replace(
+            answer,
+            headers=(*answer.headers, length),
+            body=answer.body[: len(answer.body) // 2],
+            close=True,
+        )
+    return answer
 
 
 def checked_event(body: bytearray) -> bytes | bytearray:

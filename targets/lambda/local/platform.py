@@ -20,12 +20,14 @@ from .cgroup import Enforcement, Kind, Limiter, choose_limiter
 from .clients import READ_SECONDS, boto_client, create_buckets
 from .dispatcher import Dispatcher
 from .environment import check_functions
+from .faults import Faults
 from .instance import Surroundings
 from .invoke_api import InvokeServer
 from .keeper import Keeper
 from .layer import build_layer
 from .memory import Sampler
 from .network import CALL, OFF, Count, Network, Traffic
+from .permissions import Roles
 from .reports import Journal, Report
 from .s3 import S3Server
 
@@ -45,6 +47,9 @@ class Platform:
     `port` is the Invoke API's, 0 for a free one. `enforcement` picks how limits are enforced.
     `event_retry_s` are the waits before an asynchronous invocation that failed is tried again.
     `network` is emulated when given, see network.py; it needs this platform's own S3.
+    `roles` are those of the functions, by name: then their instances may do what these allow, see
+    permissions.py; another S3 server's permissions are its own. With `faults` things go wrong as
+    `platform.faults` is told, see faults.py.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class Platform:
         event_retry_s: tuple[float, ...] = (60.0, 120.0),
         enforcement: Kind | Literal["auto"] = "auto",
         network: Network | None = None,
+        roles: Roles | None = None,
+        faults: bool = False,
     ) -> None:
         # Instances run in their package's directory, where a relative path would not lead to it.
         self._functions = tuple(
@@ -80,6 +87,9 @@ class Platform:
         self._event_retry_s = event_retry_s
         self._wanted_enforcement = enforcement
         self._network = network
+        self._roles = roles
+        self._with_faults = faults
+        self.faults = Faults()
         self._journal = Journal()
         self._owner = os.getpid()
         self._limiter: Limiter | None = None
@@ -129,10 +139,19 @@ class Platform:
         self._keeper = Keeper([*self._limiter.directories, work])
         s3_url = self._s3_endpoint_url
         if s3_url is None:
-            self._s3 = S3Server(self._keeper, work, self._buckets, self._network)
+            self._s3 = S3Server(
+                self._keeper,
+                work,
+                self._buckets,
+                self._network,
+                self._roles,
+                faults=self._with_faults,
+            )
             s3_url = self._s3.url
         elif self._buckets:
             create_buckets(boto_client("s3", s3_url, self._credentials), self._buckets)
+        self.faults = Faults(self._s3.url if self._s3 else "")
+        faults = self.faults if self._with_faults else None
         layer = work / "layer"
         layer.mkdir()
         build_layer(layer)
@@ -156,10 +175,11 @@ class Platform:
             concurrency_limit=self._concurrency_limit,
             init_timeout_s=self._init_timeout_s,
             network=self.network,
+            faults=faults,
         )
         self._traffic = Traffic(self._network) if self._network else None
         self._server = InvokeServer(
-            self._dispatcher, self._event_retry_s, self._port, self._traffic
+            self._dispatcher, self._event_retry_s, self._port, self._traffic, self._roles, faults
         )
         # No instance has started yet, so every one of them will see it.
         endpoints["AWS_ENDPOINT_URL_LAMBDA"] = self._server.url

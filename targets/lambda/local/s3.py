@@ -17,6 +17,7 @@ from slicewise.errors import TargetError
 
 from .keeper import Keeper
 from .network import Count, Network
+from .permissions import Roles, roles_to_json
 from .s3_network import COUNTS_PATH
 
 SCRIPT = Path(__file__).with_name("s3_process.py")
@@ -31,12 +32,21 @@ class S3Server:
     """
 
     def __init__(
-        self, keeper: Keeper, work: Path, buckets: Sequence[str], network: Network | None = None
+        self,
+        keeper: Keeper,
+        work: Path,
+        buckets: Sequence[str],
+        network: Network | None = None,
+        roles: Roles | None = None,
+        *,
+        faults: bool = False,
     ) -> None:
         self._keeper = keeper
         self._work = work
         self._buckets = tuple(buckets)
         self._network = network
+        self._roles = roles
+        self._faults = faults
         self._output = work / "s3.log"
         self._lock = threading.Lock()
         self._loading = False
@@ -103,11 +113,21 @@ class S3Server:
                 return
             self._loading = True
             self._ready, theirs = os.pipe()
-            network = self._network.to_json() if self._network else ""
+            # A file, because an argument may not be as long as the roles of many functions are.
+            settings = self._work / "s3.json"
+            settings.write_text(
+                json.dumps(
+                    {
+                        "network": self._network and self._network.to_json(),
+                        "roles": None if self._roles is None else roles_to_json(self._roles),
+                        "faults": self._faults,
+                    }
+                )
+            )
             try:
                 self._keeper.spawn(
                     # -P: the script's own directory has modules with the names of others.
-                    [sys.executable, "-P", str(SCRIPT), network, *self._buckets],
+                    [sys.executable, "-P", str(SCRIPT), str(settings), *self._buckets],
                     env={"PATH": os.environ.get("PATH", ""), "PYTHONDONTWRITEBYTECODE": "1"},
                     cwd=self._work,
                     output=self._output,

@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 
 from .identity import caller_of
 from .network import Traffic
+from .permissions import EXPRESS_SUFFIX
 from .wsgi import ARRIVED, App, Environ
 
 COUNTS_PATH = "/_network"  # the names of buckets have no underscore
-EXPRESS_SUFFIX = "--x-s3"  # of directory buckets, S3 Express One Zone
 
 
 def delayed(app: App, traffic: Traffic) -> App:

@@ -1,13 +1,15 @@
 """S3 for the local platform: moto's S3 application, in a process of its own.
 
-Run as a script: argv[1] is the network to emulate as JSON, or nothing; argv[2:] are the buckets to
-create. Descriptor 3 is the listening socket, so that
-clients may connect before moto has loaded; descriptor 4 gets one byte when it has.
+Run as a script: argv[1] is a JSON file with the network to emulate and the roles whose permissions
+count, each may be null, and whether faults are injected; argv[2:] are the buckets to create.
+Descriptor 3 is the listening socket, so that clients may connect before moto has loaded; descriptor 4
+gets one byte when it has.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import socket
 import sys
@@ -16,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ACCOUNT = "123456789012"
 LISTENER_FD = 3
 READY_FD = 4
 
@@ -54,12 +55,19 @@ def main() -> None:
     from moto.moto_server.werkzeug_app import create_backend_app
     from moto.s3.models import s3_backends
 
-    network, *buckets = sys.argv[1:]
-    for bucket in buckets:
-        s3_backends[ACCOUNT]["aws"].create_bucket(bucket, "us-east-1")
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    account = sibling("identity").ACCOUNT
+    for bucket in sys.argv[2:]:
+        s3_backends[account]["aws"].create_bucket(bucket, "us-east-1")
     app = with_sessions(create_backend_app("s3"))
-    if network:
-        traffic = sibling("network").Traffic(sibling("network").network_from_json(network))
+    if settings["roles"] is not None:
+        permissions = sibling("permissions")
+        app = permissions.guarded(app, permissions.roles_from_json(settings["roles"]))
+    if settings["faults"]:
+        app = sibling("faults").faulty(app)
+    if settings["network"]:
+        network = sibling("network").network_from_json(settings["network"])
+        traffic = sibling("network").Traffic(network)
         app = sibling("s3_network").delayed(app, traffic)
     listener = socket.socket(fileno=LISTENER_FD)
     server = sibling("server").Server(listener, sibling("wsgi").answering(app))

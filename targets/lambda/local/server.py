@@ -14,11 +14,15 @@ from .wire import Connection, Disconnected, Head, WireError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A reply. Without a Content-Length among the headers it is that of the body."""
+    """A reply. Without a Content-Length among the headers it is that of the body.
+
+    With `close` the connection ends after it.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | bytearray = b""
+    close: bool = False
 
 
 class Server:
@@ -73,8 +77,9 @@ class Server:
         try:
             connection = Connection(sock)
             while head := connection.read_head():
-                respond(connection, self._answer(connection, head, time.monotonic()))
-                if not head.keep_alive:
+                answer = self._answer(connection, head, time.monotonic())
+                respond(connection, answer)
+                if answer.close or not head.keep_alive:
                     break
         except WireError as error:
             with contextlib.suppress(OSError):

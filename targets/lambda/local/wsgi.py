@@ -18,6 +18,7 @@ from .wire import Connection, Head
 
 Environ = dict[str, Any]
 App = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+CLOSE = "slicewise.close"  # set by an application that wants the connection to end
 ARRIVED = "slicewise.arrived"  # when the request's head was there, time.monotonic() seconds
 
 
@@ -49,7 +50,12 @@ def run(app: App, environ: Environ) -> Answer:
     finally:
         if hasattr(chunks, "close"):
             chunks.close()
-    return Answer(status=int(status.split(" ", 1)[0]), headers=tuple(headers), body=body)
+    return Answer(
+        status=int(status.split(" ", 1)[0]),
+        headers=tuple(headers),
+        body=body,
+        close=CLOSE in environ,
+    )
 
 
 def wsgi_environ(head: Head, body: bytearray, arrived: float) -> Environ:

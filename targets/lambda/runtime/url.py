@@ -25,7 +25,7 @@ Handler = Callable[[Any, Any], bytes]
 def is_http(event: Any) -> bool:
     """Whether the event is an HTTP request to the function's URL; no request of ours looks so."""
     context = event.get("requestContext") if isinstance(event, dict) else None
-    return isinstance(context, dict) and "http" in context
+    return isinstance(context, dict) and isinstance(context.get("http"), dict)
 
 
 def answering_http(handler: Handler, plan: Mapping[str, Any], store: Store) -> Handler:

@@ -38,7 +38,7 @@ from slicewise.errors import (
 from slicewise.goal import Goal, objective_of
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.plan import ModelInfo, Plan, TransportRule
+from slicewise.plan import ORCHESTRATIONS, ModelInfo, Plan, TransportRule
 from slicewise.predict import predict
 from slicewise.progress import Steps, steps
 from slicewise.target import Endpoint, Target
@@ -76,6 +76,7 @@ def compile(
     tolerance: float | None = None,
     verify: bool = True,
     warm_up: bool = True,
+    orchestration: str = "coordinator",
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -95,16 +96,23 @@ def compile(
     `packaging`: how functions may be packed, for Lambda "zip" (the default), "image" or "s3-weights", or
     several of them, of which each slice gets the one that it fits and that starts fastest.
     `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
-    request. `time_limit_s` bounds the search for the best cut.
+    request. `orchestration` says who drives the slices (docs/orchestration.md): one function
+    ("coordinator"), each slice the next one ("chain"), or a state machine ("stepfunctions"); only a
+    coordinator warms up. `time_limit_s` bounds the search for the best cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
     step = steps(progress)
+    if orchestration not in ORCHESTRATIONS:
+        raise LimitsError(
+            f"orchestration={orchestration!r} is not known; choose {', '.join(ORCHESTRATIONS)}."
+        )
+    warm_up = warm_up and orchestration == "coordinator"
     chosen = objective_of(objective, goal)
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
         transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
-        time_limit_s=time_limit_s, packaging=packaging,
+        time_limit_s=time_limit_s, packaging=packaging, orchestration=orchestration,
         measure_times=chosen != "bytes" if measure_times is None else measure_times,
     )  # fmt: skip
     overheads = work.target.overheads(work.rule)
@@ -205,6 +213,7 @@ class _Work:
     signature: Signature
     times: OpTimes
     time_limit_s: float
+    orchestration: str
 
 
 def _prepare(
@@ -222,6 +231,7 @@ def _prepare(
     wire_dtype: str | None = None,
     compress: bool = False,
     packaging: str | Sequence[str] | None = None,
+    orchestration: str = "coordinator",
 ) -> _Work:
     chosen_target = targets.load(target, profile)
     packagings = chosen_target.packagings(packaging)
@@ -231,6 +241,7 @@ def _prepare(
         tuple(transports) if transports is not None else None,
         wire_dtype=wire_dtype,
         compress=compress,
+        orchestration=orchestration,
     )
     with step("loading PyTorch"):
         from slicewise.analyse import analyse
@@ -271,6 +282,7 @@ def _prepare(
         signature=signature,
         times=times,
         time_limit_s=time_limit_s,
+        orchestration=orchestration,
     )
 
 
@@ -318,7 +330,7 @@ def _plan(
     slices, edges = place(work.crossing, found, work.target, settings, packed, rule=work.rule)
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
-        source=f"op times {work.times.source}", warm_up=warm_up,
+        source=f"op times {work.times.source}", warm_up=warm_up, orchestration=work.orchestration,
     )  # fmt: skip
     signature = work.signature
     return Plan(
@@ -339,6 +351,7 @@ def _plan(
         coordinator_memory_mb=settings.model.caller_memory_mb,
         splits=records(work.splits, work.graph),
         warm_up=warm_up,
+        orchestration=work.orchestration,
     )
 
 

@@ -90,6 +90,13 @@ def _limits(
 @click.option(
     "--packaging", multiple=True, help="Allow only these: zip (the default), image, s3-weights."
 )
+@click.option(
+    "--orchestration",
+    type=click.Choice(["coordinator", "chain", "stepfunctions"]),
+    default="coordinator",
+    show_default=True,
+    help="Who drives the slices.",
+)
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -105,6 +112,7 @@ def compile_command(
     wire_dtype: str | None,
     compress: bool,
     packaging: tuple[str, ...],
+    orchestration: str,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -146,6 +154,7 @@ def compile_command(
             wire_dtype=wire_dtype,
             compress=compress,
             packaging=packaging or None,
+            orchestration=orchestration,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,

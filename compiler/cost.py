@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
 
@@ -109,6 +109,8 @@ class CostModel:
     The CPU of `call` and `handle` no share delays: a share is a quota per period of the scheduler (on
     Lambda 20 ms), and after a wait there is a whole one, which lasts for a few milliseconds at any
     memory. Only what comes on top of that, CPU per byte and computing, is divided by the share.
+
+    `transition` passes between two functions that a state machine calls, `transition_usd` is a state's.
     """
 
     mb_per_vcpu: int
@@ -123,6 +125,8 @@ class CostModel:
     gb_s_usd: float
     request_usd: float
     transports: tuple[Transport, ...]
+    transition: Step = field(default_factory=lambda: Step())
+    transition_usd: float = 0.0
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""

@@ -15,6 +15,7 @@ from slicewise.graph import INPUT, OUTPUT
 from slicewise.limits import Limits
 
 SCHEMA = 1
+ORCHESTRATIONS = ("coordinator", "chain", "stepfunctions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +185,8 @@ class Plan:
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
     function that drives the slices; `warm_up` says that its first request starts all slices at once.
+    `orchestration` says who drives them: a "coordinator", each slice the next one ("chain"), or a state
+    machine ("stepfunctions").
     """
 
     model: ModelInfo
@@ -203,6 +206,7 @@ class Plan:
     coordinator_memory_mb: int = 512
     splits: tuple[SplitRecord, ...] = ()
     warm_up: bool = True
+    orchestration: str = "coordinator"
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -263,6 +267,7 @@ class Plan:
                 coordinator_memory_mb=data["coordinator_memory_mb"],
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
                 warm_up=data.get("warm_up", True),
+                orchestration=data.get("orchestration", "coordinator"),
             )
         except BundleError:
             raise

@@ -16,6 +16,7 @@ from slicewise.cost import (
     slice_time,
     warm_up_ms,
 )
+from slicewise.driven import chain, state_machine
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
 
@@ -31,11 +32,13 @@ def predict(
     parallel: float,
     source: str,
     warm_up: bool = True,
+    orchestration: str = "coordinator",
 ) -> Prediction:
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
-    Slices of one stage run at the same time: the slowest one counts. With `warm_up` all slices start
-    together while the caller does, so that the slowest start of all counts, else that of every stage.
+    Slices of one stage run at the same time, so that the slowest one counts, but in a chain. With
+    `warm_up` all slices start together while the caller does, so that the slowest start of all counts,
+    else that of every stage. `orchestration` is the plan's, see driven.py.
     """
     found = {
         part.name: slice_time(
@@ -62,6 +65,13 @@ def predict(
     caller_ms = entry.billed_ms + deleting + sum(time.total_ms for time in longest)
     usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
     usd += sum(time.usd for time in found.values())
+    driven = None
+    if orchestration == "chain":
+        driven = chain(slices, edges, model, found, entry, deleting)
+    elif orchestration == "stepfunctions":
+        driven = state_machine(slices, model, found, entry, deleting)
+    if driven is not None:
+        ms, variance, usd = driven.ms, driven.variance, driven.usd
     starts = {
         part.name: slice_cold_ms(
             model,
@@ -72,7 +82,9 @@ def predict(
         for part in slices
     }
     uses_store = any(e.transport != "payload" for e in edges)
-    if warm_up:
+    if orchestration == "chain":
+        cold = ms + sum(starts.values()) + (len(slices) - 1) * model.imports.caller_ms
+    elif warm_up:
         cold = ms + warm_up_ms(model, max(starts.values()), uses_store=uses_store)
     else:
         cold = ms + caller_cold_ms(model, uses_store=uses_store) + _one_by_one(slices, starts)
@@ -90,8 +102,8 @@ def predict(
                 receive_ms=time.receive_ms,
                 compute_ms=time.compute_ms,
                 send_ms=time.send_ms,
-                billed_ms=time.billed_ms,
-                cost_per_million_usd=time.usd * PER_MILLION,
+                billed_ms=driven.billed_ms[name] if driven else time.billed_ms,
+                cost_per_million_usd=(driven.slice_usd[name] if driven else time.usd) * PER_MILLION,
                 cold_ms=starts[name],
             )
             for name, time in found.items()

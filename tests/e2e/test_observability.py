@@ -48,7 +48,8 @@ def test_requests_and_failures_are_lines_of_json_and_metrics(
     wide_bundle: slicewise.Bundle,
 ) -> None:
     variables = {"SLICEWISE_LOG": "requests", "SLICEWISE_METRICS": "models"}
-    with wide_bundle.serve(environment=variables) as endpoint:
+    served: Any = wide_bundle.serve(environment=variables)
+    with served as endpoint:
         ask(endpoint, 2)
         client = endpoint.platform.client("lambda")
         client.invoke(FunctionName=endpoint.function, Payload=b'{"request_id": "mine-0001"}')
@@ -99,7 +100,7 @@ def test_spans_lie_within_each_other(wide: Any, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(slicewise.RequestError):
         ask(wide, 81)
 
-    spans = exporter.get_finished_spans()
+    spans: Any = exporter.get_finished_spans()
     good, bad = (span for span in spans if span.name == "slicewise.request")
     assert bad.status.status_code is otel.StatusCode.ERROR
     calls = [span for span in spans if span.parent and span.parent.span_id == good.context.span_id]

@@ -43,7 +43,9 @@ def render(plan: Plan) -> Handlers:
             )
             for part in plan.slices
         },
-        coordinator=texts.get_template("coordinator_handler.py.jinja").render(**shared),
+        coordinator=None
+        if plan.orchestration == "chain"
+        else texts.get_template("coordinator_handler.py.jinja").render(**shared),
         manifest=_manifest(plan, plan_id),
     )
 

@@ -39,7 +39,7 @@ from slicewise.errors import (
 from slicewise.goal import Goal, objective_of
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.plan import ModelInfo, Plan, TransportRule
+from slicewise.plan import ORCHESTRATIONS, ModelInfo, Plan, TransportRule
 from slicewise.predict import predict
 from slicewise.progress import Steps, steps
 from slicewise.target import Endpoint, Target
@@ -81,6 +81,7 @@ def compile(
     warm_up: bool = True,
     preoptimise: bool = False,
     hedge: float | None = None,
+    orchestration: str = "coordinator",
     time_limit_s: float = 60.0,
     progress: bool | None = None,
 ) -> Compiled:
@@ -102,19 +103,26 @@ def compile(
     `warm_up=False` lets every slice start when its turn comes, instead of all at once with the first
     request. `preoptimise=True` lets slices with convolutions start faster on CPUs like this machine's,
     with packages of twice the size. `hedge=0.95` calls a slice a second time when it takes longer than
-    95 % of its latest calls, and takes the first answer. `time_limit_s` bounds the search for the best
+    95 % of its latest calls, and takes the first answer. `orchestration` says who drives the slices
+    (docs/orchestration.md): one function ("coordinator"), each slice the next one ("chain"), or a state
+    machine ("stepfunctions"); only a coordinator warms up. `time_limit_s` bounds the search for the best
     cut.
 
     Raises `CaptureError`, `LimitsError`, `InfeasibleError` or `VerificationError`.
     """
     step = steps(progress)
+    if orchestration not in ORCHESTRATIONS:
+        raise LimitsError(
+            f"orchestration={orchestration!r} is not known; choose {', '.join(ORCHESTRATIONS)}."
+        )
+    warm_up = warm_up and orchestration == "coordinator"
     chosen = objective_of(objective, goal)
     if hedge is not None and not 0 < hedge < 1:
         raise LimitsError(f"hedge={hedge!r}: expected a percentile between 0 and 1, such as 0.95.")
     work = _prepare(
         model, example_inputs, step, target=target, limits=limits, dynamic_shapes=dynamic_shapes,
         transports=transports, wire_dtype=wire_dtype, compress=compress, profile=profile,
-        time_limit_s=time_limit_s, packaging=packaging,
+        time_limit_s=time_limit_s, packaging=packaging, orchestration=orchestration,
         measure_times=chosen != "bytes" if measure_times is None else measure_times,
     )  # fmt: skip
     found = _fitted(
@@ -236,6 +244,7 @@ class _Work:
     signature: Signature
     times: OpTimes
     time_limit_s: float
+    orchestration: str
     measure_times: bool = True
 
 
@@ -254,6 +263,7 @@ def _prepare(
     wire_dtype: str | None = None,
     compress: bool = False,
     packaging: str | Sequence[str] | None = None,
+    orchestration: str = "coordinator",
 ) -> _Work:
     chosen_target = targets.load(target, profile)
     packagings = chosen_target.packagings(packaging)
@@ -263,6 +273,7 @@ def _prepare(
         tuple(transports) if transports is not None else None,
         wire_dtype=wire_dtype,
         compress=compress,
+        orchestration=orchestration,
     )
     with step("loading PyTorch"):
         from slicewise.analyse import analyse
@@ -304,6 +315,7 @@ def _prepare(
         times=times,
         time_limit_s=time_limit_s,
         measure_times=measure_times,
+        orchestration=orchestration,
     )
 
 
@@ -402,7 +414,7 @@ def _plan(
     prediction = predict(
         slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
         source=f"op times {work.times.source}", warm_up=warm_up,
-        most=work.limits.max_parallel,
+        most=work.limits.max_parallel, orchestration=work.orchestration,
     )  # fmt: skip
     signature = work.signature
     return Plan(
@@ -423,6 +435,7 @@ def _plan(
         coordinator_memory_mb=settings.model.caller_memory_mb,
         splits=records(work.splits, work.graph),
         warm_up=warm_up,
+        orchestration=work.orchestration,
     )
 
 

@@ -103,6 +103,13 @@ def _limits(
 @click.option("--preoptimise", is_flag=True, help="Faster starts of convolutions, larger packages.")
 @click.option("--no-warm-up", is_flag=True, help="Start every slice when its turn comes.")
 @click.option("--hedge", type=float, help="Call a slice again after this percentile, such as 0.95.")
+@click.option(
+    "--orchestration",
+    type=click.Choice(["coordinator", "chain", "stepfunctions"]),
+    default="coordinator",
+    show_default=True,
+    help="Who drives the slices.",
+)
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -122,6 +129,7 @@ def compile_command(
     preoptimise: bool,
     no_warm_up: bool,
     hedge: float | None,
+    orchestration: str,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -166,6 +174,7 @@ def compile_command(
             preoptimise=preoptimise,
             warm_up=not no_warm_up,
             hedge=hedge,
+            orchestration=orchestration,
             tolerance=tolerance,
             time_limit_s=time_limit_s,
             progress=True,

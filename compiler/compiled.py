@@ -124,7 +124,9 @@ class Compiled:
         """
         from slicewise.codegen.handlers import render
 
-        plan = self.plan
+        # A state machine calls the slices just as a coordinator does, and takes longer to start.
+        stepped = self.plan.orchestration == "stepfunctions"
+        plan = replace(self.plan, orchestration="coordinator") if stepped else self.plan
         request = largest_input(plan, self._example())
         with tempfile.TemporaryDirectory(prefix="slicewise-") as scratch:
             directory = Path(scratch)
@@ -133,7 +135,7 @@ class Compiled:
         if peaks is None:
             return self
         slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
-        return replace(self, plan=replace(plan, slices=slices))
+        return replace(self, plan=replace(self.plan, slices=slices))
 
     def preoptimised(self) -> Compiled:
         """With graphs that load at once, beside those of slices that have convolutions.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 P99 = 2.3263478740408408  # standard deviations from the median to the 99th percentile
@@ -113,7 +113,8 @@ class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice. A first call finds no environment: `starts` (of the ways to
     pack, the usual one first), `imports`, and `load_ns` per byte of weights. Shares of a vCPU are quotas
-    per `period_ms`.
+    per `period_ms`. `transition` passes between two functions that a state machine calls,
+    `transition_usd` is a state's.
     """
 
     mb_per_vcpu: int
@@ -129,6 +130,8 @@ class CostModel:
     request_usd: float
     transports: tuple[Transport, ...]
     period_ms: float = 0.0
+    transition: Step = field(default_factory=lambda: Step())
+    transition_usd: float = 0.0
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
+ORCHESTRATIONS = ("coordinator", "chain", "stepfunctions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +195,8 @@ class Plan:
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
     function that drives the slices; `warm_up` says that its first request starts all slices at once;
     with `hedge` a slice is called a second time after that percentile (0 to 1) of its latest calls.
+    `orchestration` says who drives them: a "coordinator", each slice the next one ("chain"), or a state
+    machine ("stepfunctions").
     """
 
     model: ModelInfo
@@ -214,6 +217,7 @@ class Plan:
     splits: tuple[SplitRecord, ...] = ()
     warm_up: bool = True
     hedge: float | None = None
+    orchestration: str = "coordinator"
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -275,6 +279,7 @@ class Plan:
                 splits=tuple(SplitRecord(**_tuples(split)) for split in data.get("splits", ())),
                 warm_up=data.get("warm_up", True),
                 hedge=data.get("hedge"),
+                orchestration=data.get("orchestration", "coordinator"),
             )
         except BundleError:
             raise

@@ -17,6 +17,7 @@ from slicewise.cost import (
     slice_time,
     warm_up_ms,
 )
+from slicewise.driven import chain, state_machine
 from slicewise.graph import INPUT, OUTPUT
 from slicewise.plan import Edge, Prediction, Slice, SlicePrediction
 from slicewise.timeline import simulated_ms
@@ -34,12 +35,13 @@ def predict(
     source: str,
     warm_up: bool = True,
     most: int | None = None,
+    orchestration: str = "coordinator",
 ) -> Prediction:
     """Expected times and cost at the example's sizes; `times` are ms per op at one vCPU.
 
     Slices begin when those that they need have ended, at most `most` at once (None: all that can).
     With `warm_up` all start together while the caller does, so that the slowest start of all counts,
-    else that of every stage.
+    else that of every stage. `orchestration` is the plan's, see driven.py.
     """
     found = {
         part.name: slice_time(
@@ -66,6 +68,13 @@ def predict(
     caller_ms = entry.billed_ms + deleting + slices_ms
     usd = model.request_usd + caller_ms * model.gb_ms_usd(model.caller_memory_mb)
     usd += sum(time.usd for time in found.values())
+    driven = None
+    if orchestration == "chain":
+        driven = chain(slices, edges, model, found, entry, deleting)
+    elif orchestration == "stepfunctions":
+        driven = state_machine(slices, model, found, entry, deleting)
+    if driven is not None:
+        ms, variance, usd = driven.ms, driven.variance, driven.usd
     starts = {
         part.name: slice_cold_ms(
             model,
@@ -76,7 +85,9 @@ def predict(
         for part in slices
     }
     uses_store = any(e.transport != "payload" for e in edges)
-    if warm_up:
+    if orchestration == "chain":
+        cold = ms + sum(starts.values()) + (len(slices) - 1) * model.imports.caller_ms
+    elif warm_up:
         cold = ms + warm_up_ms(model, max(starts.values()), uses_store=uses_store)
     else:
         cold = ms + caller_cold_ms(model, uses_store=uses_store) + _one_by_one(slices, starts)
@@ -94,8 +105,8 @@ def predict(
                 receive_ms=time.receive_ms,
                 compute_ms=time.compute_ms,
                 send_ms=time.send_ms,
-                billed_ms=time.billed_ms,
-                cost_per_million_usd=time.usd * PER_MILLION,
+                billed_ms=driven.billed_ms[name] if driven else time.billed_ms,
+                cost_per_million_usd=(driven.slice_usd[name] if driven else time.usd) * PER_MILLION,
                 cold_ms=starts[name],
             )
             for name, time in found.items()

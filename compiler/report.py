@@ -229,9 +229,19 @@ def prediction_text(plan: Plan) -> list[str]:
     return [
         f"Predicted. {found.latency_ms:,.1f} ms warm (p50 {found.latency_p50_ms:,.1f}, p99 "
         f"{found.latency_p99_ms:,.1f}), {found.cold_latency_ms:,.0f} ms cold, "
-        f"${found.cost_per_million_usd:,.2f} per million requests; coordinator with "
-        f"{plan.coordinator_memory_mb:,} MB; {found.source}."
+        f"${found.cost_per_million_usd:,.2f} per million requests; {_driver(plan)}; {found.source}."
     ]
+
+
+def _driver(plan: Plan) -> str:
+    """What drives the slices."""
+    match plan.orchestration:
+        case "chain":
+            return "each slice calls the next"
+        case "stepfunctions":
+            return "a Standard state machine calls the slices"
+        case _:
+            return f"coordinator with {plan.coordinator_memory_mb:,} MB"
 
 
 def verdict(plan: Plan) -> str:

@@ -16,14 +16,15 @@ from slicewise.plan import Plan, TransportRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handlers:
-    """Generated code of one plan: a source text per slice, the coordinator's, and what it reads.
+    """Generated code of one plan: a source text per slice, the coordinator's (None where the plan has
+    none), and what it reads.
 
     `plan_id` names the plan in every message, so that functions of two plans never mix.
     """
 
     plan_id: str
     slices: Mapping[str, str]
-    coordinator: str
+    coordinator: str | None
     manifest: Mapping[str, Any]
 
 
@@ -245,6 +246,7 @@ class Target(Protocol):
         *,
         wire_dtype: str | None = None,
         compress: bool = False,
+        orchestration: str = "coordinator",
     ) -> TransportRule:
         """The rule for the allowed transports (None: all). Raises `LimitsError`."""
         ...

@@ -10,7 +10,9 @@ layer/                        the libraries that all functions share, and how th
 graph.json                    the ops with their times and bytes (slicewise/inspection/detail.py)
 smoke.npz                     an example request and the original model's reply (slicewise/smoke.py)
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
-functions/coordinator/        handler.py, manifest.json, slicewise_runtime/
+functions/coordinator/        handler.py, manifest.json, slicewise_runtime/; a chain has none, and a
+                              manifest.json in every slice
+statemachine.asl.json         the state machine, with orchestration="stepfunctions"
 Dockerfile, image/, layer/    for one image of all functions, see packaging/image.py
 weights/<sha256>              the weights of slices that stream them from S3; these packages have
                               weights.json in model.data's place
@@ -30,10 +32,10 @@ from slicewise.errors import BundleError
 from slicewise.plan import Plan
 from slicewise.target import Handlers
 
-from .functions import Function
+from .functions import COORDINATOR, Function
 from .profile import Profile
+from .states import DEFINITION, definition_text
 
-COORDINATOR = "coordinator"
 STACK_NAME_MAX = 32  # roles are named after stack, function and region, in 64 characters
 _RUNTIME = Path(__file__).parent / "runtime"
 _DATA = "model.data"
@@ -44,7 +46,6 @@ def write_bundle(
 ) -> None:
     """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
     names = function_names(plan)
-    coordinator = names[COORDINATOR]
     stack = stack_name(plan)
     functions = directory / "functions"
     for part in plan.slices:
@@ -56,42 +57,56 @@ def write_bundle(
             else:
                 _link_or_copy(file, package / file.name)
         (package / "handler.py").write_text(handlers.slices[part.name])
-    package = functions / COORDINATOR
-    _start_package(package)
-    (package / "handler.py").write_text(handlers.coordinator)
-    whole_s = min(900, profile.limits.timeout_s * len(plan.stages))
+    timeout_s = profile.limits.timeout_s
+    chain = plan.orchestration == "chain"
+    # In a chain the first slice waits for all others; a state machine has only one request's ends here.
+    turns = {"chain": len(plan.slices), "stepfunctions": 1}.get(
+        plan.orchestration, len(plan.stages)
+    )
+    whole_s = min(900, timeout_s * turns)
     manifest = {
         **handlers.manifest,
         "stack": stack,
-        "timeout_s": profile.limits.timeout_s,
+        "timeout_s": timeout_s,
         "deadline_s": whole_s,
     }
-    (package / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    if handlers.coordinator is not None:
+        _start_package(functions / COORDINATOR)
+        (functions / COORDINATOR / "handler.py").write_text(handlers.coordinator)
+    for name in readers(plan):
+        (functions / name / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    if plan.orchestration == "stepfunctions":
+        text = definition_text(plan, handlers.plan_id, timeout_s)
+        (directory / DEFINITION).write_text(text)
 
+    ordered = [part for stage in plan.stages for part in stage]
     entries = [
         {
             "name": names[part.name],
             "package": f"functions/{part.name}",
             "handler": "handler.handler",
             "memory_mb": part.memory_mb,
-            "timeout_s": profile.limits.timeout_s,
+            # In a chain a slice waits for all that follow.
+            "timeout_s": min(900, timeout_s * (len(plan.slices) - index if chain else 1)),
             "packaging": part.packaging,
         }
-        for part in plan.slices
+        for index, part in enumerate(ordered)
     ]
-    entries.append(
-        {
-            "name": coordinator,
-            "package": f"functions/{COORDINATOR}",
-            "handler": "handler.handler",
-            "memory_mb": plan.coordinator_memory_mb,
-            "timeout_s": whole_s,
-            # One image serves all; without any, there is no reason to build one.
-            "packaging": "image" if {p.packaging for p in plan.slices} == {"image"} else "zip",
-        }
-    )
+    if not chain:
+        entries.append(
+            {
+                "name": names[COORDINATOR],
+                "package": f"functions/{COORDINATOR}",
+                "handler": "handler.handler",
+                "memory_mb": plan.coordinator_memory_mb,
+                "timeout_s": whole_s,
+                # One image serves all; without any, there is no reason to build one.
+                "packaging": "image" if {p.packaging for p in plan.slices} == {"image"} else "zip",
+            }
+        )
+    entry = names[ordered[0].name if chain else COORDINATOR]
     (directory / "functions.json").write_text(
-        json.dumps({"stack": stack, "entry": coordinator, "functions": entries}, indent=1)
+        json.dumps({"stack": stack, "entry": entry, "functions": entries}, indent=1)
     )
     # resources.py, which it needs, imports this module.
     from .packaging.image import write_image_files
@@ -114,9 +129,16 @@ def stack_name(plan: Plan) -> str:
 
 
 def function_names(plan: Plan) -> dict[str, str]:
-    """The function of every slice and of the coordinator."""
+    """The function of every slice and, where there is one, of the coordinator."""
     stack = stack_name(plan)
-    return {name: f"{stack}-{name}" for name in (*(p.name for p in plan.slices), COORDINATOR)}
+    others = () if plan.orchestration == "chain" else (COORDINATOR,)
+    return {name: f"{stack}-{name}" for name in (*(p.name for p in plan.slices), *others)}
+
+
+def readers(plan: Plan) -> tuple[str, ...]:
+    """The parts that drive slices and so read the manifest: in a chain all, else the coordinator."""
+    is_chain = plan.orchestration == "chain"
+    return tuple(part.name for part in plan.slices) if is_chain else (COORDINATOR,)
 
 
 def read_index(directory: Path) -> dict[str, Any]:

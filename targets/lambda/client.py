@@ -116,6 +116,10 @@ class Client:
                 slice="coordinator",
                 request_id=answer["ResponseMetadata"].get("RequestId"),
             )
+        return self._checked(reply)
+
+    def _checked(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """The reply of status 200; of any other the error that it tells."""
         if reply["status"] == 200:
             self.last_trace = reply.get("trace", {})
             return dict(reply)

@@ -51,6 +51,8 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
             _store("s3", profile.s3, byte_ns),
             _store("s3express", profile.s3express, byte_ns),
         ),
+        transition=_waiting(profile.stepfunctions.gap_ms),
+        transition_usd=profile.stepfunctions.transition_usd,
     )
 
 

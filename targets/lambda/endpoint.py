@@ -12,18 +12,21 @@ from slicewise.plan import Plan
 
 from . import resources
 from .batching import check_batching
-from .bundle import read_functions, streamed_weights
+from .bundle import function_names, read_functions, stack_name, streamed_weights
 from .functions import Function
 from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
 from .resources import Place, Stack, StackFunction, stack_of
+from .states import DEFINITION, filled_in
 
 if TYPE_CHECKING:
     from .local import Platform
     from .local.function_url import FunctionUrl
     from .local.network import Network
     from .local.permissions import Roles
+    from .runtime.store import Store
+    from .steps_client import StepsClient
 
 AWS = "aws"
 # The name of a directory bucket says that it is one, and in which availability zone.
@@ -58,6 +61,11 @@ def serve(
     """
     if batch_wait_ms is not None:
         check_batching(plan, batch_wait_ms, http)
+    if http is not None and plan.orchestration == "stepfunctions":
+        raise TargetError(
+            "a state machine answers no HTTP requests; compile with orchestration='coordinator' or "
+            "'chain', or leave http out."
+        )
     emulated = emulated_network(network, profile, network_seed)
     packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
@@ -93,7 +101,7 @@ def serve(
     platform.start()
     try:
         _upload(weights, platform, stack.bucket(place))
-        endpoint = LocalEndpoint(plan, entry, platform, buckets)
+        endpoint = LocalEndpoint(plan, entry, platform, buckets, directory)
         if http is not None:
             endpoint.open_http(http, directory, batch_wait_ms)
     except BaseException:
@@ -192,6 +200,22 @@ def aws_network(profile: Profile, seed: int = 0) -> Network:
     return Network(name=AWS, seed=seed, bytes_s=profile.network.bytes_s, waits=waits)
 
 
+def _state_machine(plan: Plan, platform: Any, directory: Path, store: Store) -> StepsClient:
+    """The client of a new state machine of this platform, whose tasks call its functions."""
+    from .local.identity import ACCOUNT
+    from .steps_client import StepsClient
+
+    states = platform.client("stepfunctions")
+    text = (directory / DEFINITION).read_text()
+    made = states.create_state_machine(
+        name=stack_name(plan),
+        definition=filled_in(text, {**function_names(plan), "partition": "aws"}),
+        roleArn=f"arn:aws:iam::{ACCOUNT}:role/{stack_name(plan)}-states",
+        type="STANDARD",
+    )
+    return StepsClient(plan, made["stateMachineArn"], states, store)
+
+
 class LocalEndpoint:
     """A served bundle: callable with the model's own arguments; a context manager.
 
@@ -199,16 +223,24 @@ class LocalEndpoint:
     of the transports; `client` is the same client that a deployed bundle gets.
     """
 
-    def __init__(self, plan: Plan, entry: str, platform: Any, buckets: dict[str, str]) -> None:
+    def __init__(
+        self, plan: Plan, entry: str, platform: Any, buckets: dict[str, str], directory: Path
+    ) -> None:
         from .client import Client
         from .runtime.store import Store
 
         s3 = platform.client("s3") if buckets else None  # the S3 server takes a second to load
         self.plan = plan
         self.platform = platform
-        self.function = entry
+        self.directory = directory
         self.buckets = buckets
-        self.client = Client(plan, entry, platform.client("lambda"), Store(buckets, s3))
+        store = Store(buckets, s3)
+        self.client = (
+            _state_machine(plan, platform, directory, store)
+            if plan.orchestration == "stepfunctions"
+            else Client(plan, entry, platform.client("lambda"), store)
+        )
+        self.function = self.client.function
         self._http: FunctionUrl | None = None
 
     def open_http(self, port: int, directory: Path, batch_wait_ms: float | None = None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 # numpy's OpenBLAS would start a thread per visible core; only ONNX Runtime computes.
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
+COORDINATOR = "coordinator"  # the part of a bundle that is no slice
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .batching import batching_call
-from .bundle import COORDINATOR
+from .bundle import readers
 from .client import Client
 from .local.function_url import FunctionUrl, Invoke, Unanswered
 
@@ -25,7 +25,7 @@ def open_http(
     """
     invoke = _invoking(platform.client("lambda"), function)
     if batch_wait_ms is not None:
-        manifest = directory / "functions" / COORDINATOR / "manifest.json"
+        manifest = directory / "functions" / readers(client.plan)[0] / "manifest.json"
         invoke = _batching(invoke, json.loads(manifest.read_text()), client, batch_wait_ms)
     return FunctionUrl(invoke, port)
 

@@ -170,6 +170,13 @@ class SnapStartPart(_Part):
     restore_ms: PositiveFloat
 
 
+class StepFunctionsPart(_Part):
+    """A Standard state machine: what passes between two functions, and the price of a state."""
+
+    gap_ms: Spread
+    transition_usd: NonNegativeFloat
+
+
 class ColdPart(_Part):
     """What a call takes longer when no environment is warm: until the function's own code runs, from a
     zip package or an image, and what that does then (boto3 and further clients only where needed).
@@ -203,6 +210,7 @@ class Profile(_Part):
     s3: StorePart
     s3express: StorePart
     prices: PricesPart
+    stepfunctions: StepFunctionsPart
     cold: ColdPart
     provisioned: ProvisionedPart
     snapstart: SnapStartPart

@@ -6,6 +6,7 @@ Account and region are either names or, in a template, CloudFormation's pseudo p
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from typing import Any
 from slicewise.errors import TargetError
 from slicewise.plan import Plan
 
-from .bundle import COORDINATOR, STACK_NAME_MAX, read_index
-from .functions import ONE_THREAD
+from .bundle import STACK_NAME_MAX, read_index
+from .functions import COORDINATOR, ONE_THREAD
+from .states import DEFINITION
 
 ALIAS = "live"
 LIFECYCLE_DAYS = 1  # no request lives that long
@@ -77,7 +79,9 @@ class StackFunction:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """A bundle as it is deployed. `transports` are those with buckets: "s3", "s3express"."""
+    """A bundle as it is deployed. `transports` are those with buckets: "s3", "s3express"; `entry` is the
+    part that callers invoke, in a chain its first slice; `definition` is its state machine, or empty.
+    """
 
     name: str
     model: str
@@ -86,16 +90,18 @@ class Stack:
     functions: tuple[StackFunction, ...]
     transports: tuple[str, ...]
     tags: Mapping[str, str]
+    entry: str = COORDINATOR
+    definition: str = ""
 
     @property
     def coordinator(self) -> StackFunction:
-        """The function that callers invoke."""
-        return next(f for f in self.functions if f.part == COORDINATOR)
+        """The function that callers invoke, or a state machine begins and ends with."""
+        return next(f for f in self.functions if f.part == self.entry)
 
     @property
     def slices(self) -> tuple[StackFunction, ...]:
-        """All functions but the coordinator."""
-        return tuple(f for f in self.functions if f.part != COORDINATOR)
+        """All functions but that one."""
+        return tuple(f for f in self.functions if f.part != self.entry)
 
     def bucket(self, place: Place) -> str:
         """The bucket of tensors, weights and packages; bucket names are global."""
@@ -132,10 +138,11 @@ def stack_of(
     parts = {entry["package"].removeprefix("functions/"): entry for entry in data["functions"]}
     _check(stack, python, architecture)
     stores = tuple(way for way in plan.transport_rule.transports if way != "payload")
-    slices = tuple(part.name for part in plan.slices)
+    main = data["entry"].removeprefix(f"{data['stack']}-")
+    calls = _calls(plan)
+    file = directory / DEFINITION
     functions = []
     for part, entry in parts.items():
-        is_coordinator = part == COORDINATOR
         functions.append(
             StackFunction(
                 part=part,
@@ -145,10 +152,10 @@ def stack_of(
                 memory_mb=_memory(part, entry["memory_mb"]),
                 timeout_s=entry["timeout_s"],
                 packaging=(packaging or {}).get(part, entry.get("packaging", "zip")),
-                calls=slices if is_coordinator else (),
+                calls=calls.get(part, ()),
                 puts=bool(stores),
                 gets=bool(stores),
-                deletes=bool(stores) and is_coordinator,
+                deletes=bool(stores) and part == main,
                 weights=_weights(directory / entry["package"]),
             )
         )
@@ -160,7 +167,21 @@ def stack_of(
         functions=tuple(functions),
         transports=stores,
         tags={"slicewise:stack": stack, **(tags or {})},
+        entry=main,
+        definition=file.read_text() if plan.orchestration == "stepfunctions" else "",
     )
+
+
+def _calls(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Which parts each part invokes."""
+    ordered = [part.name for stage in plan.stages for part in stage]
+    match plan.orchestration:
+        case "chain":
+            return {part: (after,) for part, after in itertools.pairwise(ordered)}
+        case "stepfunctions":
+            return {}
+        case _:
+            return {COORDINATOR: tuple(part.name for part in plan.slices)}
 
 
 def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str, str]:
@@ -173,7 +194,7 @@ def environment(stack: Stack, function: StackFunction, place: Place) -> dict[str
         found["SLICEWISE_BUCKET"] = stack.bucket(place)
     if "s3express" in stack.transports:
         found["SLICEWISE_EXPRESS_BUCKET"] = stack.express_bucket(place)
-    if function.part == COORDINATOR:
+    if function.part == stack.entry:
         found["SLICEWISE_STACK"] = stack.name
     if function.weights:  # nobody reads it: it tells which weights a version needs
         found[WEIGHTS_VARIABLE] = function.weights

@@ -107,9 +107,19 @@ class LambdaTarget:
         *,
         wire_dtype: str | None = None,
         compress: bool = False,
+        orchestration: str = "coordinator",
     ) -> TransportRule:
-        """The transports that the user allows, else payload and S3."""
-        allowed = tuple(transports) if transports is not None else DEFAULT_TRANSPORTS
+        """The transports that the user allows, else payload and S3; of a state machine's 256 KiB of data
+        tensors take none, so that it has S3 only.
+        """
+        by_reference = orchestration == "stepfunctions"
+        default = ("s3",) if by_reference else DEFAULT_TRANSPORTS
+        allowed = tuple(transports) if transports is not None else default
+        if by_reference and "payload" in allowed:
+            raise LimitsError(
+                f"transports={transports!r}: a state machine's data hold 256 KiB, too little for "
+                "tensors. With orchestration=\"stepfunctions\" leave 'payload' out."
+            )
         unknown = [name for name in allowed if name not in TRANSPORTS]
         if unknown or not allowed:
             raise LimitsError(

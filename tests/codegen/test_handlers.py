@@ -23,6 +23,7 @@ def test_every_slice_and_the_coordinator_have_source_that_compiles(plan: Plan) -
     handlers = render(plan)
 
     assert handlers.slices.keys() == {part.name for part in plan.slices}
+    assert handlers.coordinator is not None
     for name, source in (*handlers.slices.items(), ("coordinator", handlers.coordinator)):
         tree = compile(source, f"{name}.py", "exec", ast.PyCF_ONLY_AST)
         assert isinstance(tree, ast.Module)

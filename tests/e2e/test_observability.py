@@ -105,7 +105,7 @@ def test_spans_lie_within_each_other(wide: Any, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(slicewise.RequestError):
         ask(wide, 81)
 
-    spans = exporter.get_finished_spans()
+    spans: Any = exporter.get_finished_spans()
     good, bad = (span for span in spans if span.name == "slicewise.request")
     assert bad.status.status_code is otel.StatusCode.ERROR
     calls = [span for span in spans if span.parent and span.parent.span_id == good.context.span_id]

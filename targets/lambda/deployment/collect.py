@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slicewise.errors import DeploymentError
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 from ..garbage import leftovers, remove
 from ..resources import ALIAS
 from .bucket import read_bucket

@@ -26,7 +26,7 @@ from slicewise.plan import Plan
 from slicewise.progress import Steps
 from slicewise.smoke import Smoke
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 from ..packaging.packages import Packages
 from ..resources import ALIAS, LOG_DAYS, Stack, StackFunction, environment
 from .access import (

@@ -13,7 +13,8 @@ from slicewise.plan import Plan
 from slicewise.progress import steps
 from slicewise.smoke import read_smoke
 
-from ..bundle import COORDINATOR, read_index, streamed_weights
+from ..bundle import read_index, streamed_weights
+from ..functions import COORDINATOR
 from ..packaging.packages import package
 from ..profile import Profile
 from ..resources import ALIAS, stack_of
@@ -197,6 +198,12 @@ def _order(
     **options: Any,
 ) -> Order:
     """Everything that can be known and refused before AWS is asked."""
+    if plan.orchestration != "coordinator":
+        raise DeploymentError(
+            f'slicewise deploy knows bundles with a coordinator; this is a "{plan.orchestration}". '
+            "Deploy it with its template.yaml (README.md in the bundle), or compile it with "
+            'orchestration="coordinator".'
+        )
     return Order(
         stack=stack_of(
             directory, plan, name=name, python=python, architecture=architecture, tags=tags

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 from ..resources import ALIAS, WEIGHTS_VARIABLE, Stack
 from .access import (
     remove_log_group,

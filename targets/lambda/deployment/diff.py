@@ -8,7 +8,7 @@ from typing import Any
 
 from slicewise.plan import Edge, Plan, Slice
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from slicewise.errors import DeploymentError
 from slicewise.plan import Plan
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 from ..resources import ALIAS
 from .bucket import plan_key
 from .clients import Clients, explained, found

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..bundle import COORDINATOR
 from ..resources import (
     ALIAS,
     Place,
@@ -30,6 +29,7 @@ from ..resources import (
     trust_policy,
 )
 from .intrinsics import attribute, filled, if_on, logical_id, ref
+from .machine import machine
 from .parameters import PROVISIONED, RESERVED, SNAPSTART, URL, XRAY
 from .suppressions import suppressed
 from .watch import log_group_id
@@ -77,7 +77,7 @@ def digests(directory: Path, stack: Stack) -> dict[str, str]:
         }
         found[function.part] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     everything = json.dumps(sorted(found.items()))
-    return {**found, COORDINATOR: hashlib.sha256(everything.encode()).hexdigest()}
+    return {**found, stack.entry: hashlib.sha256(everything.encode()).hexdigest()}
 
 
 def compute(
@@ -98,17 +98,19 @@ def compute(
             f"{function.part} of {stack.model[:100]}, {shown}, provisioned ${{ProvisionedConcurrency}}"
         )
         found[logical_id(function.part)] = _function(function, properties, form, tags)
-        found[versions[function.part]] = _version(function, versions, form)
-    coordinator = logical_id(COORDINATOR)
+        found[versions[function.part]] = _version(stack, function, versions, form)
+    coordinator = logical_id(stack.entry)
     found[COORDINATOR_ALIAS] = {
         "Type": "AWS::Lambda::Alias",
         "Properties": {
             "Name": ALIAS,
             "FunctionName": ref(coordinator),
-            "FunctionVersion": attribute(versions[COORDINATOR], "Version"),
+            "FunctionVersion": attribute(versions[stack.entry], "Version"),
             "ProvisionedConcurrencyConfig": _provisioned(),
         },
     }
+    if stack.definition:  # which answers no HTTP requests
+        return {**found, **machine(stack, place, versions, tags)}
     found[COORDINATOR_URL] = {
         "Type": "AWS::Lambda::Url",
         "Condition": URL,
@@ -179,8 +181,8 @@ def _settings(
 ) -> dict[str, Any]:
     """What both forms call by the same names."""
     variables = environment(stack, function, place)
-    if function.part == COORDINATOR:
-        pairs = (f"{part}=${{{versions[part]}.Version}}" for part in function.calls)
+    if function.part == stack.entry:
+        pairs = (f"{f.part}=${{{versions[f.part]}.Version}}" for f in stack.slices)
         variables["SLICEWISE_VERSIONS"] = ",".join(pairs)
     return {
         "FunctionName": filled(function.name),
@@ -226,12 +228,15 @@ def _function(
     return {"Type": "AWS::Lambda::Function", "Metadata": metadata, "Properties": properties}
 
 
-def _version(function: StackFunction, versions: Mapping[str, str], form: Form) -> dict[str, Any]:
+def _version(
+    stack: Stack, function: StackFunction, versions: Mapping[str, str], form: Form
+) -> dict[str, Any]:
     own = f"${{{key_id(function)}}}" if form == "cloudformation" else ""
-    if function.part == COORDINATOR:
+    if function.part == stack.entry:
         # A new version whenever a slice has one: the old one is about to be deleted.
-        numbers = " ".join(f"${{{versions[part]}.Version}}" for part in function.calls)
-        changes = [own if len(function.calls) <= _KEY_FITS else "", numbers]
+        others = [other.part for other in stack.slices]
+        numbers = " ".join(f"${{{versions[part]}.Version}}" for part in others)
+        changes = [own if len(others) <= _KEY_FITS else "", numbers]
     else:
         layer = f"${{{LAYER_KEY}}}" if form == "cloudformation" else ""
         options = "xray ${XRay} snapstart ${SnapStart} provisioned ${ProvisionedConcurrency}"
@@ -240,7 +245,7 @@ def _version(function: StackFunction, versions: Mapping[str, str], form: Form) -
         "FunctionName": ref(logical_id(function.part)),
         "Description": filled(" ".join(filter(None, changes))),
     }
-    if function.part != COORDINATOR:  # whose alias has it
+    if function.part != stack.entry:  # whose alias has it
         properties["ProvisionedConcurrencyConfig"] = _provisioned()
     # Old versions go when an update has succeeded: with provisioned concurrency they would cost on.
     return {

@@ -58,6 +58,14 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
             "per hour kept. Not with ProvisionedConcurrency.",
         ),
     }
+    if stack.definition:
+        found["StateMachineType"] = {
+            "Type": "String",
+            "Default": "STANDARD",
+            "AllowedValues": ["STANDARD", "EXPRESS"],
+            "Description": "STANDARD: paid by states, with a history; EXPRESS: paid by time, at most "
+            "5 minutes, callers wait with StartSyncExecution.",
+        }
     if "s3express" in stack.transports:
         found["Zone"] = {
             "Type": "String",

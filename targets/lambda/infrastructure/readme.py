@@ -10,7 +10,7 @@ from typing import Any
 from slicewise.plan import Plan, TensorSpec
 from slicewise.templates import templates
 
-from ..bundle import COORDINATOR
+from ..functions import COORDINATOR
 from ..profile import Profile
 from ..resources import Stack
 from ..runtime.store import BUCKET_VARIABLES
@@ -103,6 +103,8 @@ def costs(plan: Plan, stack: Stack, profile: Profile) -> Sequence[Cost]:
         )
         for part in found.slices
     ]
+    if COORDINATOR not in memory_mb:
+        return rows
     rest = found.cost_per_million_usd - sum(row.usd for row in rows)
     gb_ms = memory_mb[COORDINATOR] / 1024 * profile.gb_s_usd / 1000
     billed_ms = (rest / 1e6 - profile.prices.request_usd) / gb_ms

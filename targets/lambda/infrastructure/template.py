@@ -22,6 +22,7 @@ from .compute import (
     compute,
 )
 from .intrinsics import attribute, filled, ref
+from .machine import MACHINE
 from .parameters import URL, conditions, parameters, rules
 from .storage import BUCKET, EXPRESS_BUCKET, storage
 from .watch import watch
@@ -84,7 +85,7 @@ def template(stack: Stack, digest: Mapping[str, str], form: Form) -> dict[str, A
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         **({} if plain else {"Transform": "AWS::Serverless-2016-10-31"}),
-        "Description": f"{stack.model[:200]}: {len(stack.slices)} slices and their coordinator",
+        "Description": f"{stack.model[:200]}: {len(stack.functions)} functions",
         "Parameters": wanted,
         "Rules": rules(),
         "Conditions": conditions(),
@@ -109,17 +110,21 @@ def template_text(stack: Stack, digest: Mapping[str, str], form: Form) -> str:
 
 
 def _outputs(resources: Mapping[str, Any]) -> dict[str, Any]:
-    found = {
-        "Function": {
-            "Description": "ARN to invoke: the coordinator's alias.",
-            "Value": ref(COORDINATOR_ALIAS),
-        },
-        "Url": {
-            "Condition": URL,
-            "Description": "The same over HTTPS; requests must be signed.",
-            "Value": attribute(COORDINATOR_URL, "FunctionUrl"),
-        },
-    }
+    found: dict[str, Any]
+    if MACHINE in resources:
+        found = {MACHINE: {"Description": "ARN to execute.", "Value": ref(MACHINE)}}
+    else:
+        found = {
+            "Function": {
+                "Description": "ARN to invoke: the coordinator's alias.",
+                "Value": ref(COORDINATOR_ALIAS),
+            },
+            "Url": {
+                "Condition": URL,
+                "Description": "The same over HTTPS; requests must be signed.",
+                "Value": attribute(COORDINATOR_URL, "FunctionUrl"),
+            },
+        }
     for bucket in (BUCKET, EXPRESS_BUCKET):
         if bucket in resources:
             found[bucket] = {"Description": "Tensors on their way.", "Value": ref(bucket)}

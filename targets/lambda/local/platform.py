@@ -30,6 +30,7 @@ from .network import CALL, OFF, Count, Network, Traffic
 from .permissions import Roles
 from .reports import Journal, Report
 from .s3 import S3Server
+from .states import StatesServer
 
 MAX_UNZIPPED_BYTES = 262_144_000
 DUMMY_CREDENTIALS = ("AKIALOCALPLATFORM000", "local")
@@ -99,6 +100,7 @@ class Platform:
         self._s3: S3Server | None = None
         self._dispatcher: Dispatcher | None = None
         self._server: InvokeServer | None = None
+        self._states: StatesServer | None = None
         self._traffic: Traffic | None = None
 
     def __enter__(self) -> Self:
@@ -205,7 +207,7 @@ class Platform:
             self._limiter.remove()
         if self._work:
             shutil.rmtree(self._work, ignore_errors=True)
-        self._server = self._sampler = self._s3 = None
+        self._server = self._sampler = self._s3 = self._states = None
         self._keeper = self._dispatcher = self._work = None
 
     @property
@@ -263,7 +265,10 @@ class Platform:
         self._dispatcher.discard_idle()
 
     def client(
-        self, service: Literal["lambda", "s3"], *, read_timeout_s: float = READ_SECONDS
+        self,
+        service: Literal["lambda", "s3", "stepfunctions"],
+        *,
+        read_timeout_s: float = READ_SECONDS,
     ) -> Any:
         """An unmodified boto3 client of this platform.
 
@@ -273,6 +278,12 @@ class Platform:
             url = self.s3_endpoint_url
             if self._s3:
                 self._s3.wait_until_ready()
+        elif service == "stepfunctions":
+            if self._states is None:
+                server = self._running_server()
+                assert self._keeper and self._work
+                self._states = StatesServer(self._keeper, self._work, server.url)
+            url = self._states.url
         else:
             url = self.endpoint_url
         return boto_client(service, url, self._credentials, read_timeout_s=read_timeout_s)

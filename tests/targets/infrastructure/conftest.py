@@ -69,8 +69,11 @@ def make(
 ) -> Callable[..., Made]:
     """Writes a bundle as `Compiled.save` does, with weights of a few bytes."""
 
-    def make(count: int, *transports: str) -> Made:
+    def make(count: int, *transports: str, orchestration: str = "coordinator") -> Made:
         plan = plan_of(compiled.plan, count, transports)
+        if orchestration != "coordinator":  # where inputs are looked up by name
+            inputs = tuple(replace(spec, name="t0", tensor="t0") for spec in plan.inputs[:1])
+            plan = replace(plan, orchestration=orchestration, inputs=inputs)
         slices = tmp_path_factory.mktemp("slices")
         for part in plan.slices:
             (slices / part.name).mkdir()
@@ -98,3 +101,15 @@ def five(make: Callable[..., Made]) -> Made:
 def express(make: Callable[..., Made]) -> Made:
     """Two slices, tensors in messages and in both kinds of buckets."""
     return make(2, "payload", "s3", "s3express")
+
+
+@pytest.fixture(scope="session")
+def chained(make: Callable[..., Made]) -> Made:
+    """Three slices, each of which calls the next."""
+    return make(3, "payload", "s3", orchestration="chain")
+
+
+@pytest.fixture(scope="session")
+def stepped(make: Callable[..., Made]) -> Made:
+    """Three slices that a state machine calls."""
+    return make(3, "s3", orchestration="stepfunctions")

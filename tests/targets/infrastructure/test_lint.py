@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-BUNDLES = ["one", "five", "express"]
+BUNDLES = ["one", "five", "express", "chained", "stepped"]
 FORMS = ["template.yaml", "cloudformation.yaml"]
 CHECKOV = "checkov==3.3.30"
 

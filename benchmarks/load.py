@@ -1,0 +1,276 @@
+"""Load: many clients at once, right answers only, against what the machine's cores can compute at all.
+
+    python benchmarks/load.py                              64 clients, 2,000 requests, MiniLM
+    python benchmarks/load.py --clients 8 --requests 100 --model tiny
+
+The limit is measured in the same run: the slices' ONNX sessions in this machine's processes, one process
+per core, each computing whole requests one after the other, with nothing in between. The served bundle
+runs on the same cores. Valid only while nothing else runs on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import slicewise
+
+ROWS = 4
+SAMPLE_S = 0.5
+TOLERANCE = 1e-4
+Inputs = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one load run found. Memory is (seconds, MiB of the platform, MiB of the coordinators)."""
+
+    seconds: float
+    latencies_ms: list[float]
+    wrong: int
+    failed: list[str]
+    memory: list[tuple[float, float, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--model", choices=["minilm", "tiny"], default="minilm")
+    parser.add_argument("--orchestration", default="coordinator")
+    arguments = parser.parse_args()
+
+    compiled, model = _compile(arguments.model, arguments.orchestration)
+    examples = [_example(arguments.model, seed) for seed in range(8)]
+    expected = [_eager(model, example) for example in examples]
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = compiled.save(Path(folder) / "bundle")
+        limit = cpu_limit(bundle.directory, examples, len(cores), arguments.requests)
+        loaded = load(bundle, examples, expected, arguments.clients, arguments.requests)
+    report(arguments, compiled, len(cores), limit, loaded)
+
+
+def cpu_limit(directory: Path, examples: list[Inputs], cores: int, requests: int) -> float:
+    """Requests a second that all cores compute when they do nothing but run the slices."""
+    count = max(8, min(400, requests) // cores)
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Barrier(cores + 1), context.Barrier(cores + 1)
+    done: Any = context.Queue()
+    workers = [
+        context.Process(target=_compute, args=(directory, examples, count, ready, go, done))
+        for _ in range(cores)
+    ]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    started = time.perf_counter()
+    go.wait()
+    for _ in workers:
+        done.get()
+    seconds = time.perf_counter() - started
+    for worker in workers:
+        worker.join()
+    return count * cores / seconds
+
+
+def _compute(
+    directory: Path, examples: list[Inputs], count: int, ready: Any, go: Any, done: Any
+) -> None:
+    """One core's work, with the sessions and options of functions."""
+    import importlib
+
+    runtime = importlib.import_module("slicewise.targets.lambda.runtime.slice")
+    plan = slicewise.load(directory).plan
+    parts = [part for stage in plan.stages for part in stage]
+    sessions = {
+        part.name: runtime.open_session(directory / "functions" / part.name / "model.onnx", 1769)
+        for part in parts
+    }
+
+    def request(inputs: Inputs) -> None:
+        held = dict(inputs)
+        for part in parts:
+            wanted = {name: held[name] for name in part.inputs}
+            held.update(runtime.run_session(sessions[part.name], wanted, part.outputs))
+
+    request(examples[0])
+    ready.wait()
+    go.wait()
+    for number in range(count):
+        request(examples[number % len(examples)])
+    done.put(True)
+
+
+def load(
+    bundle: slicewise.Bundle,
+    examples: list[Inputs],
+    expected: list[dict[str, np.ndarray]],
+    clients: int,
+    requests: int,
+) -> Loaded:
+    """`clients` threads send `requests` requests; every answer is compared with the model's."""
+    limit = {"concurrency_limit": clients * (len(bundle.plan.slices) + 1) + 10}
+    served: Any = bundle.serve(cpu_scale=16.0, **limit)  # the cores are the limit, not a share
+    with served as endpoint:
+        numbers = iter(range(requests))
+        lock, stop = threading.Lock(), threading.Event()
+        latencies: list[float] = []
+        failed: list[str] = []
+        wrong = 0
+        memory: list[tuple[float, float, float]] = []
+
+        def client() -> None:
+            nonlocal wrong
+            while True:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                which = number % len(examples)
+                began = time.perf_counter()
+                try:
+                    found = endpoint.client.run(examples[which])
+                except slicewise.SlicewiseError as error:
+                    with lock:
+                        failed.append(f"{type(error).__name__}: {error}")
+                    continue
+                took = (time.perf_counter() - began) * 1e3
+                right = all(_is_close(found[k], v) for k, v in expected[which].items())
+                with lock:
+                    latencies.append(took)
+                    wrong += not right
+
+        def sample(started: float) -> None:
+            while not stop.wait(SAMPLE_S):
+                now = time.perf_counter() - started
+                memory.append((now, _rss_mb(os.getpid()), _largest(endpoint, endpoint.function)))
+
+        _together(lambda: endpoint.client.run(examples[0]), clients)  # every instance has started
+        started = time.perf_counter()
+        sampler = threading.Thread(target=sample, args=(started,))
+        sampler.start()
+        _together(client, clients)
+        seconds = time.perf_counter() - started
+        stop.set()
+        sampler.join()
+    return Loaded(seconds, latencies, wrong, failed, memory)
+
+
+def report(
+    arguments: argparse.Namespace,
+    compiled: slicewise.Compiled,
+    cores: int,
+    limit: float,
+    loaded: Loaded,
+) -> None:
+    plan = compiled.plan
+    right = len(loaded.latencies_ms) - loaded.wrong
+    rate = right / loaded.seconds
+    print(
+        f"{plan.model.name} in {len(plan.slices)} slices, {plan.orchestration}; "
+        f"{arguments.clients} clients, {arguments.requests} requests of {ROWS} rows, {cores} cores"
+    )
+    print(f"right {right}, wrong {loaded.wrong}, failed {len(loaded.failed)}")
+    for text in sorted(set(loaded.failed))[:5]:
+        print(f"  {loaded.failed.count(text)} x {text[:160]}")
+    print(f"the slices alone, in-process on {cores} cores: {limit:8.1f} requests/s")
+    print(f"the served bundle:                     {rate:8.1f} requests/s = {rate / limit:.0%}")
+    if loaded.latencies_ms:
+        low, high = np.percentile(loaded.latencies_ms, [50, 99])
+        print(f"latency p50 {low:.0f} ms, p99 {high:.0f} ms")
+    for name, column in (("this process with the platform", 1), ("the largest coordinator", 2)):
+        values = [row[column] for row in loaded.memory]
+        if len(values) >= 4:
+            quarter = len(values) // 4
+            first, last = np.median(values[:quarter]), np.median(values[-quarter:])
+            print(f"memory of {name}: first quarter {first:.0f} MiB, last quarter {last:.0f} MiB")
+
+
+def _largest(endpoint: Any, function: str) -> float:
+    """MiB of the largest instance of a function that has answered so far, by the latest reports."""
+    found = [r.max_memory_mb for r in endpoint.reports[-500:] if r.function == function]
+    return max(found, default=0.0)
+
+
+def _rss_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _together(work: Callable[[], Any], count: int) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _is_close(found: np.ndarray, right: np.ndarray) -> bool:
+    return found.shape == right.shape and bool(
+        np.abs(found - right).max() <= TOLERANCE * max(1.0, float(np.abs(right).max()))
+    )
+
+
+def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
+    import torch
+
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=8)
+    options: dict[str, Any] = {"orchestration": orchestration, "progress": True}
+    if name == "tiny":
+        layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64)]
+        model = torch.nn.Sequential(*layers).eval()
+        compiled = slicewise.compile(
+            model,
+            (torch.zeros(2, 64),),
+            dynamic_shapes=({0: batch},),
+            limits=slicewise.Limits(weight_bytes=140_000),
+            **options,
+        )
+        return compiled, model
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    import sentence_embeddings
+
+    model, _ = sentence_embeddings.load()
+    ids = torch.randint(1000, 30_000, (2, 32))
+    compiled = slicewise.compile(
+        model,
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        dynamic_shapes={"input_ids": {0: batch}, "attention_mask": {0: batch}},
+        limits=slicewise.Limits(weight_bytes=50_000_000),
+        **options,
+    )
+    return compiled, model
+
+
+def _example(name: str, seed: int) -> Inputs:
+    random = np.random.default_rng(seed)
+    if name == "tiny":
+        return {"input": random.normal(size=(ROWS, 64)).astype(np.float32)}
+    ids = random.integers(1000, 30_000, (ROWS, 32))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+
+
+def _eager(model: Any, inputs: Inputs) -> dict[str, np.ndarray]:
+    import torch
+
+    with torch.no_grad():
+        output = model(*(torch.from_numpy(array) for array in inputs.values()))
+    return {"output": output.numpy()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The state machine of a stack whose slices one drives, and its role."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..resources import Place, Stack
+from .intrinsics import filled, ref
+
+MACHINE, ROLE = "StateMachine", "StateMachineRole"
+
+
+def machine(
+    stack: Stack, place: Place, versions: Mapping[str, str], tags: list[dict[str, str]]
+) -> dict[str, Any]:
+    """By logical id; nothing for other orchestrations. It calls the versions of this very template, so
+    an update changes all functions at once.
+    """
+    if not stack.definition:
+        return {}
+    functions = {part: ref(version) for part, version in versions.items()}
+    return {
+        ROLE: {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "RoleName": filled(f"{stack.name}-states-{place.region}"),
+                "AssumeRolePolicyDocument": {
+                    "Version": "2012-10-17",
+                    "Statement": [
+                        {
+                            "Effect": "Allow",
+                            "Principal": {"Service": "states.amazonaws.com"},
+                            "Action": "sts:AssumeRole",
+                        }
+                    ],
+                },
+                "Policies": [
+                    {
+                        "PolicyName": "states",
+                        "PolicyDocument": {
+                            "Version": "2012-10-17",
+                            "Statement": [
+                                {
+                                    "Sid": "Functions",
+                                    "Effect": "Allow",
+                                    "Action": ["lambda:InvokeFunction"],
+                                    "Resource": list(functions.values()),
+                                }
+                            ],
+                        },
+                    }
+                ],
+                "Tags": tags,
+            },
+        },
+        MACHINE: {
+            "Type": "AWS::StepFunctions::StateMachine",
+            "Properties": {
+                "StateMachineName": ref("Name"),
+                "StateMachineType": ref("StateMachineType"),
+                "RoleArn": {"Fn::GetAtt": [ROLE, "Arn"]},
+                "DefinitionString": stack.definition,
+                "DefinitionSubstitutions": {**functions, "partition": ref("AWS::Partition")},
+                "Tags": tags,
+            },
+        },
+    }

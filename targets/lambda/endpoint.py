@@ -13,7 +13,7 @@ from slicewise.plan import Plan
 from . import resources
 from .batching import check_batching
 from .bundle import function_names, read_functions, stack_name, streamed_weights
-from .functions import Function
+from .functions import COORDINATOR, Function
 from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
@@ -123,7 +123,8 @@ def _environment(stack: Stack, function: StackFunction, place: Place) -> dict[st
     """As a deployment sets it."""
     found = resources.environment(stack, function, place)
     if function.calls:
-        found["SLICEWISE_VERSIONS"] = ",".join(f"{part}=1" for part in function.calls)
+        slices = (each.part for each in stack.functions if each.part != COORDINATOR)
+        found["SLICEWISE_VERSIONS"] = ",".join(f"{part}=1" for part in slices)
     return found
 
 

@@ -32,6 +32,7 @@ PLAN: dict[str, Any] = {
     "choices": {name: [["payload", 40_000], ["s3", None]] for name in "xpqrs"},
     "stack": "f",
     "timeout_s": 60,
+    "deadline_s": 180,
     "stages": [
         [{"name": "a", "stage": 0, "inputs": ["x"]}],
         [{"name": "b", "stage": 1, "inputs": ["p"]}],

@@ -75,6 +75,8 @@ MANIFEST = {
     "stack": "f",
     "timeout_s": 60,
     "deadline_s": 120,
+    "max_parallel": 1,
+    "hedge": None,
     "stages": [
         [{"name": "a", "stage": 0, "inputs": ["x"], "outputs": ["middle"]}],
         [{"name": "b", "stage": 1, "inputs": ["middle"], "outputs": ["y"]}],

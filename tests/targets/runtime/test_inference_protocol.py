@@ -154,7 +154,6 @@ def test_paths_and_methods(method: str, path: str, status: int) -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        {"requestContext": {"http": None}},
         {"requestContext": {"http": {}}, "headers": None},
         {"requestContext": {"http": {}}, "body": 7, "isBase64Encoded": True},
         {"requestContext": {"http": {}}, "body": "é", "isBase64Encoded": True},

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100
 NARROW = 80  # below this, tables become lists
+MODULE = 20  # of a module's path, in a table of tensors
 
 
 def plan_text(plan: Plan, *, color: bool = False, width: int = WIDTH) -> str:
@@ -166,9 +167,7 @@ def _edges(sent: Sequence[list[Edge]], *, narrow: bool) -> list[RenderableType]:
 
     rows = [
         (
-            escape(
-                f"{edges[0].tensor} of {edges[0].module}" if edges[0].module else edges[0].tensor
-            ),
+            escape(_named(edges[0])),
             escape(shape_text(edges[0])),
             f"{edges[0].bytes:,}",
             route(edges),
@@ -192,11 +191,23 @@ def _edges(sent: Sequence[list[Edge]], *, narrow: bool) -> list[RenderableType]:
             )
         ]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tensor", "shape", "bytes", "way", "transport", "or else"):
+    longest = max((len(word) for row in rows for word in row[0].split(" of ")), default=0)
+    table.add_column("tensor", overflow="fold", min_width=min(longest, 2 * MODULE))
+    for name in ("shape", "bytes", "way", "transport", "or else"):
         table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
     for row, style in zip(rows, styles, strict=True):
         table.add_row(*row, style=style)
     return [table]
+
+
+def _named(edge: Edge) -> str:
+    """A tensor and the end of its module's path: the whole of it would leave no room in a table."""
+    path = edge.module
+    while len(path) > MODULE and "." in path:
+        path = path.split(".", 1)[1]
+    if path != edge.module:
+        path = f"…{path}"
+    return f"{edge.tensor} of {path}" if path else edge.tensor
 
 
 def shape_text(edge: Edge) -> str:

@@ -134,6 +134,11 @@ CASES = {
         (1, 2, 9, 8),
         [("rows", "concatenate", 4), ("columns", "concatenate", 3)],
     ),
+    "padding to the same size": (
+        lambda: nn.Conv2d(2, 4, 3, padding="same", dilation=2),
+        (1, 2, 11, 9),
+        [("rows", "concatenate", 3), ("columns", "concatenate", 2)],
+    ),
     "one dimension": (
         lambda: nn.Sequential(nn.Conv1d(2, 4, 5, padding=4, dilation=2), nn.AvgPool1d(3, 2, 1)),
         (2, 2, 23),
@@ -256,3 +261,21 @@ def test_recurrent_layers_by_batch_entries() -> None:
     ways = shardings(core.graph, ops(core), [3])
     assert [(way.kind, way.combine) for way in ways] == [("batch", "concatenate")]
     close(run(sharded(core, ways), inputs), run(core.converted.program, inputs))
+
+
+def test_a_dynamic_batch_stays_dynamic(tmp_path: Any) -> None:
+    batch = torch.export.Dim("batch", min=1, max=9)
+    case = zoo.vit()
+    core = core_of(case.model, case.inputs, dynamic_shapes={"pixel_values": {0: batch}})
+    attention = next(op for op in core.graph.ops if "attention" in op.kind)
+    linears = [op.name for op in core.graph.ops if op.kind == "aten.linear"]
+    place = ops(core).index(attention.name)
+    before = [name for name in linears if ops(core).index(name) < place]
+    after = [name for name in linears if ops(core).index(name) > place]
+    group = span(core, before[-3], after[0])
+    way = next(w for w in shardings(core.graph, group, [2]) if w.kind == "heads")
+    program = sharded(core, [way])
+    inputs = {"pixel_values": torch.randn(5, 3, 32, 32)}
+    wanted = run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    close(run_onnx(program, inputs, tmp_path), wanted)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slicewise.graph import INPUT, OpGraph
+from slicewise.graph import Op, OpGraph
 from slicewise.passes.joint.optimise import Choice, Chosen
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.recompute import Layout, add_inlined, inlined_ops
@@ -30,7 +30,7 @@ class Applied:
     combines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Slot:
     """One slice: its step, and its place in it."""
 
@@ -78,18 +78,22 @@ def relayout(
 
 def _place_the_rest(graph: OpGraph, homes: dict[str, list[Slot]], cuts: set[str]) -> None:
     """Cuts, and ops that nobody named, go where what they read is made, else to their readers."""
+
+    def readers_of(op: Op) -> dict[Slot, None]:
+        readers = [other for name in op.outputs for other in graph.consumers[name]]
+        return {slot: None for other in readers for slot in homes.get(other, ())}
+
     for op in graph.ops:
         if op.name in homes and op.name not in cuts:
             continue
         makers = [graph.tensor[name].producer for name in op.inputs]
-        known = [slot for maker in makers if maker != INPUT for slot in homes.get(maker, ())]
-        if known:
-            homes[op.name] = [max(known, key=lambda slot: (slot.step, slot.index))]
+        made = [min(homes[maker]) for maker in makers if homes.get(maker)]
+        # A cheap op may run in a later slice too; then whoever reads this runs both by itself.
+        if made and not any(slot.step < max(made).step for slot in readers_of(op)):
+            homes[op.name] = [max(made)]
     for op in reversed(graph.ops):
         if op.name not in homes:
-            readers = [other for name in op.outputs for other in graph.consumers[name]]
-            found = {slot: None for other in readers for slot in homes.get(other, ())}
-            homes[op.name] = list(found)
+            homes[op.name] = list(readers_of(op))
 
 
 def shard_records(

@@ -38,13 +38,33 @@ def runs_of_shards(
             if sum(problem.times[node] for node in nodes) * (1 - 1 / most) <= least_ms:
                 continue
             ops = {op for node in nodes for op in problem.graph.ops[node]}
-            add_inlined(base, ops, inlined)
+            _add_own(base, ops, inlined)
+            if _is_interrupted(base, ops):
+                continue
             names = [base.graph.ops[op].name for op in sorted(ops)]
             ways = [(way, _need(base, way)) for way in shardings(base.graph, names, degrees)]
             kept = tuple((way, need) for way, need in ways if _fits(base, way, need))
             if kept:
                 found.append(Shardable(first=first, last=last, ways=kept))
     return tuple(found), True
+
+
+def _add_own(base: Ground, ops: set[int], inlined: Sequence[int]) -> None:
+    """Add the inlined ops that no other op needs: groups may not share any."""
+    add_inlined(base, ops, inlined)
+    for op in reversed(inlined):
+        if op in ops and any(r not in ops for t in base.makes[op] for r in base.readers[t]):
+            ops.remove(op)
+
+
+def _is_interrupted(base: Ground, ops: set[int]) -> bool:
+    """Whether an op between the first and the last of these needs one of them and is not one."""
+    return any(
+        reader not in ops and reader < max(ops)
+        for op in ops
+        for tensor in base.makes[op]
+        for reader in base.readers[tensor]
+    )
 
 
 def _need(base: Ground, way: Sharding) -> float:

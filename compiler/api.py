@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from slicewise.passes.split import Split
     from slicewise.signature import Signature
 
-MAX_PARALLEL = 16  # slices at once, unless limits say otherwise
 MAX_CUTS = 4  # each round adds what was missing; a second one is rare
 
 
@@ -353,7 +352,7 @@ def _choices(
         work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
         overheads=overheads, model=work.target.cost_model(limits), rule=work.rule,
         parallel=work.times.parallel, time_limit_s=work.time_limit_s,
-        most=limits.max_parallel or MAX_PARALLEL, shards=shards,
+        most=limits.max_parallel or 1, shards=shards,
     )  # fmt: skip
 
 
@@ -364,7 +363,7 @@ def _cut_in_shards(
     from slicewise.passes.joint.decide import decision
     from slicewise.shards import Applying, with_shards
 
-    if objective == "bytes":
+    if objective == "bytes" or (work.limits.max_parallel or 1) == 1:
         return work, *_cut(work, objective, goal, overheads)
     found = _choices(work, objective, goal, overheads, shards=True)
     options: list[tuple[_Work, Partition, Settings]] = []

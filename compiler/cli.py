@@ -53,7 +53,7 @@ def _cut_options(command: Any) -> Any:
         click.option(
             "--transport", "transports", multiple=True, help="Allow only these transports."
         ),
-        click.option("--max-parallel", type=int, help="Slices that run at the same time; 1: none."),
+        click.option("--max-parallel", type=int, help="Let so many slices run at the same time."),
         click.option("--max-slices", type=int),
         click.option("--weight-mb", type=float, help="Weights of each slice."),
         click.option("--package-mb", type=float, help="Unpacked size of each package."),

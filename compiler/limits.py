@@ -16,7 +16,8 @@ class Limits:
 
     `memory_mb` bounds the running function, `package_mb` the unpacked package, `payload_bytes` one
     call's request or reply, `weight_bytes` the weights of one slice, `max_slices` their number,
-    `max_parallel` how many run at the same time (1: one after the other).
+    `max_parallel` how many run at the same time; for latency or cost, plans have slices that do so only
+    where it is given.
     Raises `LimitsError` for anything that is not a positive number.
     """
 

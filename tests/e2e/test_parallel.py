@@ -63,6 +63,7 @@ def test_branches_run_at_the_same_time(towers: nn.Module, profile: Path, tmp_pat
     rows = torch.export.Dim("rows", max=512)
     found = slicewise.compile(
         towers, (torch.randn(512, 256),), objective="latency", profile=profile,
+        limits=slicewise.Limits(max_parallel=4),
         measure_times=False, dynamic_shapes=({0: rows},), hedge=0.9,
     )  # fmt: skip
     assert [len(stage) for stage in found.plan.stages] == [3, 1]

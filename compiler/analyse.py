@@ -76,7 +76,9 @@ def _op_graph(
 
     def reference(node: fx.Node) -> str:
         name = resolve(node)
-        return WEIGHT + weight_of[name] if name in weight_of else TENSOR + name
+        if name in weight_of:
+            return WEIGHT + weight_of[name]
+        return TENSOR + name if name in tensors else name  # the graph of a branch or a loop
 
     for node in program.graph.nodes:
         value = node.meta.get("val")

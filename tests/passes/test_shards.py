@@ -9,6 +9,8 @@ import torch
 from shardable import Mlp, graph_of
 from torch import nn
 
+from slicewise.analyse import analyse
+from slicewise.capture import capture
 from slicewise.graph import OpGraph
 from slicewise.passes.shards import Sharding, shardings
 
@@ -154,3 +156,18 @@ def test_the_graph_with_its_arguments_round_trips() -> None:
     assert OpGraph.from_json(graph.to_json()) == graph
     arguments: dict[str, Any] = dict(graph.ops[0].arguments)
     assert arguments["input"] == "%input" and arguments["weight"] == "#0.weight"
+
+
+def test_a_branch_is_an_op_that_is_not_split() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = torch.cond(
+                x.sum() > 0, lambda a: a + 1, lambda a: a - 1, (torch.relu(x),)
+            )
+            return found
+
+    captured = capture(Branch().eval(), image(4, 5))
+    graph, _ = analyse(captured.program, name="m", aliases={}, dim_names={})
+    cond = next(op for op in graph.ops if op.kind == "cond")
+    assert dict(cond.arguments)["1"] == "true_graph_0"
+    assert shardings(graph, whole(graph), [2]) == ()

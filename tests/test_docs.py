@@ -120,7 +120,7 @@ def test_the_page_on_deploying_names_every_parameter_of_the_templates() -> None:
     parameters = importlib.import_module("slicewise.targets.lambda.infrastructure.parameters")
     page = (ROOT / "docs" / "deploying.md").read_text()
     table = page[page.index("### Options") : page.index("### Updates")]
-    every = SimpleNamespace(transports=("s3", "s3express"), definition="{}")
-
-    for name in parameters.parameters(every, "a-name"):
-        assert f"`{name}`" in table
+    for definition in ("", "{}"):  # without and with a state machine
+        every = SimpleNamespace(transports=("s3", "s3express"), definition=definition)
+        for name in parameters.parameters(every, "a-name"):
+            assert f"`{name}`" in table

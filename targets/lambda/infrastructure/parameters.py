@@ -59,6 +59,7 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
         ),
     }
     if stack.definition:
+        del found["FunctionUrl"]
         found["StateMachineType"] = {
             "Type": "String",
             "Default": "STANDARD",
@@ -76,15 +77,16 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
     return found
 
 
-def conditions() -> dict[str, Any]:
+def conditions(stack: Stack) -> dict[str, Any]:
     """When each of the options is on."""
+    url = {} if stack.definition else {URL: _is("FunctionUrl", "on")}
     return {
         XRAY: _is("XRay", "on"),
         SNAPSTART: _is("SnapStart", "on"),
         PROVISIONED: _is_not("ProvisionedConcurrency", 0),
         RESERVED: _is_not("ReservedConcurrency", -1),
         ALARMS: _is("Alarms", "on"),
-        URL: _is("FunctionUrl", "on"),
+        **url,
         NOTIFIED: _is_not("AlarmTopic", ""),
     }
 

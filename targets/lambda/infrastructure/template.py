@@ -88,7 +88,7 @@ def template(stack: Stack, digest: Mapping[str, str], form: Form) -> dict[str, A
         "Description": f"{stack.model[:200]}: {len(stack.functions)} functions",
         "Parameters": wanted,
         "Rules": rules(),
-        "Conditions": conditions(),
+        "Conditions": conditions(stack),
         "Resources": resources,
         "Outputs": _outputs(resources),
     }

@@ -14,7 +14,7 @@ from slicewise.errors import TargetError
 from .keeper import Keeper
 
 SCRIPT = Path(__file__).with_name("states_process.py")
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 
 
 class StatesServer:

@@ -27,6 +27,9 @@ def made(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+STRIP = Path(__file__).parents[3] / "targets" / "lambda" / "packaging" / "strip.py"
+
+
 def text_of(made: Any) -> str:
     return str((made.directory / "README.md").read_text())
 
@@ -131,6 +134,7 @@ def test_its_layer_is_built_by_make(five: Any, tmp_path: Path) -> None:
     layer = tmp_path / "layer"
     layer.mkdir()
     (layer / "Makefile").write_text((five.directory / "layer" / "Makefile").read_text())
+    (layer / "strip.py").write_text(STRIP.read_text())
     (layer / "requirements.txt").write_text(LOCKED)
     built = tmp_path / "built"
 

@@ -29,7 +29,7 @@ from models import StackedLstm, bert_base, image_model
 from torch import nn
 
 from slicewise import Limits, Plan
-from slicewise.api import _cut, _cut_in_shards, _plan, _prepare, _Work
+from slicewise.pipeline import Work, cut, cut_in_shards, plan_of, prepare
 from slicewise.progress import steps
 
 CORES = 1.8  # of two, the rest is for the platform and the client
@@ -127,36 +127,36 @@ class Row:
         return sum(ms for name, ms in billed.items() if name != "coordinator") / 1e3
 
 
-def prepared(model: nn.Module, inputs: Any, scale: float) -> _Work:
+def prepared(model: nn.Module, inputs: Any, scale: float) -> Work:
     """All that is known before the cut, for vCPUs that are slower by `scale`."""
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as profile:
         profile.write(PROFILE.format(vcpu=round(VCPU_MB / scale)))
         profile.flush()
-        return _prepare(
+        return prepare(
             model.eval().requires_grad_(False), inputs, steps(False), target="lambda", limits=None,
             dynamic_shapes=None, transports=None, profile=profile.name, measure_times=True,
             time_limit_s=60,
         )  # fmt: skip
 
 
-def planned(work: _Work, limits: Limits) -> tuple[_Work, Plan]:
+def planned(work: Work, limits: Limits) -> tuple[Work, Plan]:
     """The plan of the least latency within the limits, all functions of `memory_mb`, and its program."""
     held = replace(work, limits=replace(work.limits, **{
         name: getattr(limits, name) for name in ("memory_mb", "max_slices", "max_parallel")
     }))  # fmt: skip
-    held, found, settings = _cut_in_shards(held, "latency", None, work.target.overheads(work.rule))
+    held, found, settings = cut_in_shards(held, "latency", None, work.target.overheads(work.rule))
     assert limits.memory_mb is not None
     sizes = dict.fromkeys(settings.memory_mb, limits.memory_mb)
     model = replace(settings.model, caller_memory_mb=VCPU_MB)
     settings = replace(settings, memory_mb=sizes, model=model)
-    return held, _plan(held, "latency", found, settings, warm_up=False)
+    return held, plan_of(held, "latency", found, settings, warm_up=False)
 
 
 def rows_of(name: str, requests: int, at_once: int, show: bool) -> dict[str, Row]:
     """Measure the plans of one model and print a line for each."""
     model, inputs = MODELS[name]()
     work = prepared(model, inputs, 1.0)
-    whole, _ = _cut(replace(work, limits=replace(work.limits, max_slices=1)), "bytes", None,
+    whole, _ = cut(replace(work, limits=replace(work.limits, max_slices=1)), "bytes", None,
                            work.target.overheads(work.rule))  # fmt: skip
     memory_mb = max(-(-part.memory_bytes // 2**20) for part in whole.slices)
     scale = min(1.0, CORES / (at_once * memory_mb / VCPU_MB))

@@ -17,12 +17,12 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from slicewise.api import _Work
 from slicewise.errors import InfeasibleError
 from slicewise.limits import Overheads
 from slicewise.passes import Partition
 from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure
 from slicewise.passes.partitioning.partitioner import describe
+from slicewise.pipeline import Work
 from slicewise.plan import Certificate
 
 THRESHOLD_BYTES = 800_000  # a tensor of so many bytes goes to S3
@@ -63,14 +63,14 @@ def join(message, field, records):
 """
 
 
-def equal_compute(work: _Work, overheads: Overheads) -> Partition:
+def equal_compute(work: Work, overheads: Overheads) -> Partition:
     """The published cut, under all limits of `work` and of `overheads` (the payload's is there).
 
     Raises `InfeasibleError` when no boundaries between layers keep them.
     """
     base = ground(work.graph, work.limits, overheads)
     points = _points(base)
-    chosen = _cut(base, points)
+    chosen = cut(base, points)
     if chosen is None:
         raise InfeasibleError("no cut between layers keeps the limits", limit_name="payload_bytes")
     layout = [set(range(a, b)) for a, b in pairwise(chosen)]
@@ -81,12 +81,12 @@ def equal_compute(work: _Work, overheads: Overheads) -> Partition:
     return Partition(slices=parts, cross_slice_bytes=crossing, certificate=nothing)
 
 
-def moved(work: _Work, overheads: Overheads) -> str:
+def moved(work: Work, overheads: Overheads) -> str:
     """What the payload's limit changes in the published cut, in words; "" if nothing."""
     base = ground(work.graph, work.limits, overheads)
     points = _points(base)
-    bound = _cut(base, points)
-    free = _cut(replace(base, overheads=replace(overheads, max_edge_bytes=None)), points)
+    bound = cut(base, points)
+    free = cut(replace(base, overheads=replace(overheads, max_edge_bytes=None)), points)
     if bound == free or bound is None or free is None:
         return ""
 
@@ -129,7 +129,7 @@ def _crossing(base: Ground, at: int) -> list[int]:
     ]
 
 
-def _cut(base: Ground, points: Sequence[int]) -> list[int] | None:
+def cut(base: Ground, points: Sequence[int]) -> list[int] | None:
     """Where slices begin, and the end: the fewest slices, then the fewest boundaries that several
     tensors cross, then the least compute in the largest slice; by dynamic programming, exactly.
     """

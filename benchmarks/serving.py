@@ -19,8 +19,8 @@ from typing import Any
 from torch import nn
 
 from slicewise import InfeasibleError, Limits, Plan
-from slicewise.api import _cut, _plan, _prepare, _Work, _write
 from slicewise.cost import CostModel, Step
+from slicewise.pipeline import Work, cut, plan_of, prepare, write
 from slicewise.predict import predict
 from slicewise.progress import steps
 
@@ -47,7 +47,7 @@ class Served:
         return statistics.median(self.request_ms)
 
 
-def prepared(model: nn.Module, inputs: Any, most_slices: int = 1) -> _Work:
+def prepared(model: nn.Module, inputs: Any, most_slices: int = 1) -> Work:
     """All that is known before the cut, with measured op times; what is too large for one of
     `most_slices` about equal slices is in pieces.
     """
@@ -56,14 +56,14 @@ def prepared(model: nn.Module, inputs: Any, most_slices: int = 1) -> _Work:
     with tempfile.NamedTemporaryFile("w", suffix=".toml") as profile:
         profile.write(PROFILE)
         profile.flush()
-        return _prepare(
+        return prepare(
             model.eval().requires_grad_(False), inputs, steps(False), target="lambda",
             limits=limits, dynamic_shapes=None, transports=None, profile=profile.name,
             measure_times=True, time_limit_s=10,
         )  # fmt: skip
 
 
-def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:
+def cut_into(work: Work, count: int, memory_mb: int | None = None) -> Plan:
     """A plan of the fewest crossing bytes in exactly `count` slices, by a limit of weights per slice.
 
     The functions have `memory_mb`, or one full vCPU each. Raises `InfeasibleError`.
@@ -75,7 +75,7 @@ def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:
         limits = replace(work.limits, weight_bytes=limit, max_slices=count)
         tried = replace(work, limits=limits)
         try:
-            found, settings = _cut(tried, "bytes", None, work.target.overheads(work.rule))
+            found, settings = cut(tried, "bytes", None, work.target.overheads(work.rule))
         except InfeasibleError:
             low = limit
         else:
@@ -83,14 +83,14 @@ def cut_into(work: _Work, count: int, memory_mb: int | None = None) -> Plan:
                 if memory_mb is not None:
                     sizes = dict.fromkeys(settings.memory_mb, memory_mb)
                     settings = replace(settings, memory_mb=sizes)
-                return _plan(tried, "bytes", found, settings)
+                return plan_of(tried, "bytes", found, settings)
             high = limit
         limit = (low + high) // 2
     raise InfeasibleError(f"no limit of weights gives {count} slices")
 
 
 def measured(
-    work: _Work,
+    work: Work,
     plan: Plan,
     inputs: Any,
     *,
@@ -107,7 +107,7 @@ def measured(
 
 
 def measured_in_turn(
-    work: _Work,
+    work: Work,
     plans: Sequence[Plan],
     inputs: Any,
     *,
@@ -136,13 +136,13 @@ class _Running:
     def __init__(
         self,
         stack: contextlib.ExitStack,
-        work: _Work,
+        work: Work,
         plan: Plan,
         inputs: Any,
         options: dict[str, Any],
     ) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="slicewise-"))
-        bundle = _write(work, plan, steps(False)).save(Path(folder) / "bundle")
+        bundle = write(work, plan, steps(False)).save(Path(folder) / "bundle")
         self.work, self.plan = work, plan
         self.endpoint = stack.enter_context(bundle.serve(**options))
         self.call = _caller(self.endpoint, inputs)
@@ -214,7 +214,7 @@ def store_usd(plan: Plan, model: CostModel) -> float:
     return usd
 
 
-def without_network(work: _Work, plan: Plan) -> Plan:
+def without_network(work: Work, plan: Plan) -> Plan:
     """The plan with the prediction for this machine's loopback, where nothing waits."""
     model = work.target.cost_model(work.limits)
     quiet = replace(

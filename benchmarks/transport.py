@@ -39,11 +39,11 @@ from models import IMAGE_MODELS, image_model
 from published import THRESHOLD_BYTES, equal_compute, moved, use_published_encoder
 
 from slicewise import Limits
-from slicewise.api import _cut, _plan, _prepare, _Work, _write
 from slicewise.cost import CostModel
 from slicewise.errors import InfeasibleError
 from slicewise.passes import Partition
 from slicewise.passes.place import Settings
+from slicewise.pipeline import Work, cut, plan_of, prepare, write
 from slicewise.plan import Plan
 from slicewise.plots import check_plotting
 from slicewise.progress import steps
@@ -80,36 +80,36 @@ class Row:
         )
 
 
-def rows_of(work: _Work) -> dict[str, Row]:
+def rows_of(work: Work) -> dict[str, Row]:
     """All rows by letter; c is missing where no cut can do with the payload."""
     target = work.target
     only = replace(work, rule=target.transport_rule(work.limits, ("payload",)))
     hybrid = replace(work, rule=target.transport_rule(work.limits, ("payload", "s3")))
-    ours, joint = _cut(work, "latency", None, target.overheads(work.rule))
+    ours, joint = cut(work, "latency", None, target.overheads(work.rule))
 
     def settings(found: Partition, ways: Mapping[str, str]) -> Settings:
         sizes = {part.name: MEMORY_MB for part in found.slices}
         return Settings(memory_mb=sizes, model=joint.model, transports=ways)
 
-    def row(which: _Work, found: Partition, ways: Mapping[str, str], note: str = "") -> Row:
-        plan = _plan(which, "latency", found, settings(found, ways))
+    def row(which: Work, found: Partition, ways: Mapping[str, str], note: str = "") -> Row:
+        plan = plan_of(which, "latency", found, settings(found, ways))
         return Row(plan, joint.model, note)
 
     narrow = target.overheads(only.rule)
-    cut = equal_compute(work, narrow)
+    equal = equal_compute(work, narrow)
     by_size = {
         name: "s3" if work.graph.tensor[name].bytes >= THRESHOLD_BYTES else "payload"
-        for name in _crossing(cut)
+        for name in _crossing(equal)
     }
     rows = {
-        "a": row(only, cut, {}, "cut as b"),
-        "b": row(hybrid, cut, by_size, moved(work, narrow)),
+        "a": row(only, equal, {}, "cut as b"),
+        "b": row(hybrid, equal, by_size, moved(work, narrow)),
     }
     try:
         rows["c"] = row(only, ours, {})
     except InfeasibleError:
         try:
-            rows["c"] = row(only, _cut(only, "latency", None, narrow)[0], {}, "a cut of its own")
+            rows["c"] = row(only, cut(only, "latency", None, narrow)[0], {}, "a cut of its own")
         except InfeasibleError as error:
             print(f"no row c: {error}")
     rows["d"] = row(hybrid, ours, dict.fromkeys(_crossing(ours), "s3"))
@@ -135,7 +135,7 @@ def _crossing(found: Partition) -> list[str]:
 
 
 def measure(
-    work: _Work, rows: Mapping[str, Row], folder: Path, x: Any, expected: Any, requests: int
+    work: Work, rows: Mapping[str, Row], folder: Path, x: Any, expected: Any, requests: int
 ) -> None:
     """Serve all rows at once and send each of them `requests` warm requests in turn."""
     with ExitStack() as stack:
@@ -143,10 +143,10 @@ def measure(
         written: dict[tuple[tuple[str, ...], ...], Any] = {}
         for name in {id(row): name for name, row in rows.items()}.values():
             row = rows[name]
-            cut = tuple(part.ops for part in row.plan.slices)
-            if cut not in written:  # rows of one cut share the weights on the disk
-                written[cut] = _write(work, row.plan, steps(False))
-            bundle = replace(written[cut], plan=row.plan).save(folder / name)
+            layout = tuple(part.ops for part in row.plan.slices)
+            if layout not in written:  # rows of one cut share the weights on the disk
+                written[layout] = write(work, row.plan, steps(False))
+            bundle = replace(written[layout], plan=row.plan).save(folder / name)
             if name in PUBLISHED:
                 use_published_encoder(bundle.directory)
             served = bundle.serve(network="aws", network_seed=0, init_timeout_s=120.0)
@@ -230,7 +230,7 @@ def main() -> None:
         model, inputs = image_model(name, options.side)
         with torch.no_grad():
             expected = model(*inputs)
-        work = _prepare(
+        work = prepare(
             model, inputs, steps(False), target="lambda", limits=limits, dynamic_shapes=None,
             transports=TRANSPORTS, profile=None, measure_times=True, time_limit_s=60.0,
         )  # fmt: skip

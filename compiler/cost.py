@@ -178,12 +178,14 @@ class SliceTime:
     """Where the time of one call of a slice goes, expected ms.
 
     In the caller, for one slice after the other, pass `begin_ms` and `end_ms` (tensors handed over and
-    collected) and `call_ms` (CPU of the call), and nowhere `wait_ms`. `variance` (ms squared) is of all
-    `random_ms` of waiting in any step, `usd` is without what the caller costs.
+    collected) and `call_ms` (CPU of the call, at one vCPU `call_cpu_ms`), and nowhere `wait_ms`.
+    `variance` (ms squared) is of all `random_ms` of waiting in any step, `usd` is without what the
+    caller costs.
     """
 
     begin_ms: float
     call_ms: float
+    call_cpu_ms: float
     wait_ms: float
     end_ms: float
     random_ms: float
@@ -242,6 +244,7 @@ def slice_time(
     return SliceTime(
         begin_ms=out.wait_ms + begin,
         call_ms=call,
+        call_cpu_ms=model.call.cpu_ms,
         wait_ms=model.call.wait_ms,
         end_ms=back.wait_ms + end,
         random_ms=model.call.wait_ms + sum(each.first_ms for each in moving),
@@ -275,6 +278,7 @@ def entry_time(model: CostModel, received: Sequence[Moved], sent: Sequence[Moved
     return SliceTime(
         begin_ms=outside_ms,
         call_ms=model.call.cpu_ms,
+        call_cpu_ms=model.call.cpu_ms,
         wait_ms=model.call.wait_ms,
         end_ms=0.0,
         random_ms=model.call.wait_ms + receive.first_ms + send.first_ms,

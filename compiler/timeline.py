@@ -77,7 +77,7 @@ def _one(
             time = times[name]
             began = max(since, free, 0.0)
             at_once = began <= called
-            free = began + time.begin_ms + time.call_ms / (share if at_once else 1.0)
+            free = began + time.begin_ms + (time.call_cpu_ms / share if at_once else time.call_ms)
             called = free
             answer = free + waits[name] + (time.total_ms - time.random_ms - time.begin_ms
                                            - time.call_ms - time.end_ms)  # fmt: skip

@@ -14,7 +14,7 @@ from slicewise.cost import SliceTime, Step
 from slicewise.timeline import simulated_ms, slowest_extra_ms
 
 TIME = SliceTime(
-    begin_ms=1, call_ms=2, wait_ms=0, end_ms=3, random_ms=0, receive_ms=4, compute_ms=50,
+    begin_ms=1, call_ms=2, call_cpu_ms=2, wait_ms=0, end_ms=3, random_ms=0, receive_ms=4, compute_ms=50,
     send_ms=5, handle_ms=1, variance=0, usd=0,
 )  # fmt: skip
 

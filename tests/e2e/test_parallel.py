@@ -20,6 +20,7 @@ caller_cpu_ms = 0.2
 cpu_ms = 0.2
 [cpu]
 mb_per_vcpu = 10240
+period_ms = 0.001
 [network]
 bytes_s = 10000000000
 [payload]

@@ -134,7 +134,9 @@ def test_every_transport_has_a_reason_in_numbers() -> None:
         assert chosen[name].transport == transport
         assert re.fullmatch(reason, chosen[name].reason)
     (_, most), last = chosen["middle"].choices
-    assert most == 4_717_438  # at a full vCPU the payload is faster as long as it may be used
+    assert (
+        3_500_000 < most < 4_717_438
+    )  # at a full vCPU the payload is faster for nearly all it may hold
     assert last == ("s3", None)
 
 
@@ -147,8 +149,8 @@ def test_small_functions_pass_less_inline() -> None:
         choices: Any = target.choose_transports(sent, rule, MODEL)["x"].choices
         return int(choices[0][1])
 
-    assert most(128) < most(256) < most(512)
-    assert most(512) == most(3008) == 4_717_438  # the most that it may be
+    assert most(128) < most(256) < most(512) < most(1769)
+    assert most(1769) == most(3008) < 4_717_438  # the most that it may be
 
 
 def test_s3express_takes_over_early_where_it_is_allowed() -> None:

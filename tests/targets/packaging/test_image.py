@@ -138,4 +138,4 @@ def test_one_image_runs_every_part(
             assert "aws_request_id" in done.stderr  # its handler was reached, with no context
         else:
             assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout)["error"]["slice"] == part
+            assert json.loads(done.stdout.splitlines()[-1])["error"]["slice"] == part

@@ -1,0 +1,317 @@
+"""The steps of `slicewise.compile`, whose order api.py has: from a model to all that is known before
+the cut, to slices with their settings, to the plan, to ONNX files.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slicewise import targets
+from slicewise.compiled import Compiled
+from slicewise.errors import (
+    CaptureError,
+)
+from slicewise.goal import Goal
+from slicewise.graph import OpGraph
+from slicewise.limits import MB, Limits, Overheads
+from slicewise.plan import ModelInfo, Plan, TransportRule
+from slicewise.predict import predict
+from slicewise.progress import Steps
+from slicewise.target import Target
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from slicewise.capture import Captured
+    from slicewise.codegen.convert import Converted
+    from slicewise.optime import OpTimes
+    from slicewise.passes import Partition
+    from slicewise.passes.joint.decide import Choices
+    from slicewise.passes.place import Settings
+    from slicewise.passes.split import Split
+    from slicewise.signature import Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """All that is known before the cut; the tensors of `crossing` have the bytes that travel."""
+
+    target: Target
+    packagings: tuple[str, ...]
+    user_limits: Limits | None
+    limits: Limits
+    rule: TransportRule
+    captured: Captured
+    splits: tuple[Split, ...]
+    converted: Converted
+    graph: OpGraph
+    crossing: OpGraph
+    signature: Signature
+    times: OpTimes
+    time_limit_s: float
+    orchestration: str
+    measure_times: bool = True
+
+
+def prepare(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None,
+    step: Steps,
+    *,
+    target: str,
+    limits: Limits | None,
+    dynamic_shapes: Any,
+    transports: Sequence[str] | None,
+    profile: str | Path | None,
+    measure_times: bool,
+    time_limit_s: float,
+    wire_dtype: str | None = None,
+    compress: bool = False,
+    packaging: str | Sequence[str] | None = None,
+    orchestration: str = "coordinator",
+) -> Work:
+    """Captured, split where it must be, converted, analysed and timed; raises as `compile` does."""
+    chosen_target = targets.load(target, profile)
+    packagings = chosen_target.packagings(packaging)
+    full_limits = chosen_target.resolve_limits(limits, packagings)
+    rule = chosen_target.transport_rule(
+        full_limits,
+        tuple(transports) if transports is not None else None,
+        wire_dtype=wire_dtype,
+        compress=compress,
+        orchestration=orchestration,
+    )
+    with step("loading PyTorch"):
+        from slicewise.analyse import analyse
+        from slicewise.batchnorm import fold_batch_norms
+        from slicewise.capture import capture
+        from slicewise.codegen.convert import convert
+        from slicewise.compiled import example_arrays
+        from slicewise.optime import op_times, with_times
+        from slicewise.passes.wire import on_wire
+    with step("capturing the model"):
+        captured = capture(model, example_inputs, dynamic_shapes=dynamic_shapes)
+    program = fold_batch_norms(captured.program)
+    program, splits = _fitting(captured, program, full_limits, chosen_target.overheads(rule), rule)
+    with step("converting to ONNX"):
+        converted = convert(program)
+    graph, signature = analyse(
+        converted.program,
+        name=captured.name,
+        aliases=converted.aliases,
+        dim_names=captured.dim_names,
+    )
+    with step("measuring the ops" if measure_times else "estimating the ops' times"):
+        arrays = example_arrays(signature.input_structure, captured)
+        feeds = {spec.tensor: arrays[spec.name] for spec in signature.inputs}
+        times = op_times(converted, graph, feeds, run=measure_times)
+        timed = with_times(graph, times)
+    return Work(
+        target=chosen_target,
+        packagings=packagings,
+        user_limits=limits,
+        limits=full_limits,
+        rule=rule,
+        captured=captured,
+        splits=splits,
+        converted=converted,
+        graph=timed,
+        crossing=on_wire(timed, rule),
+        signature=signature,
+        times=times,
+        time_limit_s=time_limit_s,
+        measure_times=measure_times,
+        orchestration=orchestration,
+    )
+
+
+def cut(
+    work: Work, objective: str, goal: Goal | None, overheads: Overheads
+) -> tuple[Partition, Settings]:
+    """The slices, and the settings of their functions."""
+    from slicewise.passes import partition
+    from slicewise.passes.joint.decide import decision
+    from slicewise.passes.place import Settings
+
+    target, limits = work.target, work.limits
+    if objective != "bytes":
+        found = _choices(work, objective, goal, overheads, shards=False)
+        return min(
+            (decision(found, choice) for choice in found.choices),
+            key=lambda each: _predicted(work, objective, *each),
+        )
+    parts = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
+    memory_mb = {
+        part.name: target.memory_mb(work.user_limits, limits, part.memory_bytes)
+        for part in parts.slices
+    }
+    return parts, Settings(memory_mb=memory_mb, model=target.cost_model(limits))
+
+
+def _choices(
+    work: Work, objective: str, goal: Goal | None, overheads: Overheads, *, shards: bool
+) -> Choices:
+    """What there is to choose from for latency or cost."""
+    from slicewise.passes.joint.decide import choices
+
+    limits = work.limits
+    return choices(
+        work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
+        overheads=overheads, model=work.target.cost_model(limits), rule=work.rule,
+        parallel=work.times.parallel, time_limit_s=work.time_limit_s,
+        most=limits.max_parallel or 1, shards=shards,
+    )  # fmt: skip
+
+
+def cut_in_shards(
+    work: Work, objective: str, goal: Goal | None, overheads: Overheads
+) -> tuple[Work, Partition, Settings]:
+    """As `_cut`, and where shards are predicted better, with the program that has them."""
+    from slicewise.passes.joint.decide import decision
+    from slicewise.shards import Applying, with_shards
+
+    if objective == "bytes" or (work.limits.max_parallel or 1) == 1:
+        return work, *cut(work, objective, goal, overheads)
+    found = _choices(work, objective, goal, overheads, shards=True)
+    options: list[tuple[Work, Partition, Settings]] = []
+    for choice in found.choices:
+        if not choice.shardings:
+            options.append((work, *decision(found, choice)))
+            continue
+        made = with_shards(
+            Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
+                     rule=work.rule, limits=work.limits, measure_times=work.measure_times),
+            found, choice, overheads,
+        )  # fmt: skip
+        if made is not None:
+            rewritten, partition, settings = made
+            options.append((replace(work, **rewritten), partition, settings))
+    if not options:
+        return work, *cut(work, objective, goal, overheads)
+    best = min(options, key=lambda each: _predicted(each[0], objective, *each[1:]))
+    chosen_work, partition, settings = best
+    if not settings.shards:
+        return best
+    # The bound is the search's, which knew the shards' ops only by their shares of whole ones.
+    value = _predicted(chosen_work, objective, partition, settings)
+    proof = partition.certificate
+    bound = min(proof.lower_bound, value)
+    proof = replace(proof, status="bounded", lower_bound=bound, gap=1.0 - bound / value)
+    return chosen_work, replace(partition, certificate=proof), settings
+
+
+def _predicted(work: Work, objective: str, found: Partition, settings: Settings) -> float:
+    """What a decision makes of the objective, slice by slice."""
+    prediction = plan_of(work, objective, found, settings).prediction
+    value = prediction.latency_ms if objective == "latency" else prediction.cost_per_million_usd
+    assert value is not None
+    return value
+
+
+def plan_of(
+    work: Work, objective: str, found: Partition, settings: Settings, warm_up: bool = True
+) -> Plan:
+    """The plan of a cut: functions as they are packed, edges, prediction."""
+    from slicewise.passes.place import place
+    from slicewise.passes.split import records
+
+    packed = {
+        part.name: work.target.pack(
+            part.weight_bytes, work.packagings, work.user_limits, work.limits
+        )
+        for part in found.slices
+    }
+    memory_mb = {
+        name: max(mb, -(-packed[name].memory_bytes // MB))
+        for name, mb in settings.memory_mb.items()
+    }
+    settings = replace(settings, memory_mb=memory_mb)
+    slices, edges = place(work.crossing, found, work.target, settings, packed, rule=work.rule)
+    prediction = predict(
+        slices, edges, settings.model, work.times.ms, parallel=work.times.parallel,
+        source=f"op times {work.times.source}", warm_up=warm_up,
+        most=work.limits.max_parallel, orchestration=work.orchestration,
+    )  # fmt: skip
+    signature = work.signature
+    return Plan(
+        model=_model_info(work.captured, work.graph),
+        target=work.target.name,
+        objective=objective,
+        limits=work.limits,
+        slices=slices,
+        edges=edges,
+        certificate=found.certificate,
+        transport_rule=work.rule,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        dims=signature.dims,
+        input_structure=signature.input_structure,
+        output_structure=signature.output_structure,
+        prediction=prediction,
+        coordinator_memory_mb=settings.model.caller_memory_mb,
+        splits=records(work.splits, work.graph),
+        warm_up=warm_up,
+        orchestration=work.orchestration,
+    )
+
+
+def write(work: Work, plan: Plan, step: Steps) -> Compiled:
+    """The slices of a plan as ONNX files."""
+    from slicewise.codegen.carve import carve
+
+    workspace = tempfile.TemporaryDirectory(prefix="slicewise-")
+    with step(f"writing {len(plan.slices)} slices"):
+        carve(work.converted, plan.slices, Path(workspace.name))
+    return Compiled(
+        plan=plan,
+        graph=work.graph,
+        target=work.target,
+        notes=work.captured.notes,
+        _captured=work.captured,
+        _parallel=work.times.parallel,
+        _workspace=workspace,
+    )
+
+
+def with_peaks(plan: Plan, peaks: Mapping[str, int]) -> Plan:
+    """The plan with these peak bytes of its slices."""
+    slices = tuple(replace(part, peak_memory_bytes=peaks[part.name]) for part in plan.slices)
+    return replace(plan, slices=slices)
+
+
+def _fitting(
+    captured: Captured,
+    program: ExportedProgram,
+    limits: Limits,
+    overheads: Overheads,
+    rule: TransportRule,
+) -> tuple[ExportedProgram, tuple[Split, ...]]:
+    """The program with every op that is too large for a slice in pieces, and which those are.
+
+    Raises `InfeasibleError`.
+    """
+    from slicewise.analyse import analyse
+    from slicewise.passes.split import split_oversized
+    from slicewise.passes.wire import on_wire
+    from slicewise.rewrite import apply_splits
+
+    try:
+        graph, _ = analyse(program, name=captured.name, aliases={}, dim_names=captured.dim_names)
+    except CaptureError:
+        return program, ()  # the conversion or the analysis after it will say it better
+    splits = split_oversized(on_wire(graph, rule), limits, overheads)
+    return apply_splits(program, splits), splits
+
+
+def _model_info(captured: Captured, graph: OpGraph) -> ModelInfo:
+    program = captured.program
+    return ModelInfo(
+        name=captured.name,
+        parameters=sum(parameter.numel() for parameter in program.parameters()),
+        weight_bytes=graph.weight_bytes,
+    )

@@ -70,7 +70,7 @@ def load(browser: Any, file: Path) -> tuple[float, float, float]:
     """First contentful paint, end of scripts, and the time to unfold one module, ms."""
     window = opened(browser, file)
     window.page.wait_for_function(
-        "performance.getEntriesByName('first-contentful-paint').length > 0"
+        "() => performance.getEntriesByName('first-contentful-paint').length > 0"
     )
     found = window.page.evaluate(
         """() => {

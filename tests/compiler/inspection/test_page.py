@@ -285,8 +285,10 @@ def test_the_libraries_are_whole_and_have_their_licences() -> None:
         assert "</script" not in library.read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", EXAMPLES)
+@pytest.mark.parametrize(
+    "model",
+    [EXAMPLES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in EXAMPLES[1:])],
+)
 def test_the_example_models_in_light_and_dark(model: str, browser: Any, tmp_path: Path) -> None:
     """Pictures of them are left in build/screenshots."""
     case = zoo.CASES[model]()

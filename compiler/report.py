@@ -62,6 +62,11 @@ def frontier_text(plans: Sequence[Plan], *, width: int = WIDTH) -> str:
     return text([table], width=width)
 
 
+def counted(count: int, what: str) -> str:
+    """1 slice, 2 slices."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def megabytes(size: int) -> str:
     """Bytes for people: 1 MB is 1,048,576 bytes, as Lambda counts."""
     if size < 1024:
@@ -77,7 +82,8 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
     model, limits = plan.model, plan.limits
     title = (
         f"[bold]{escape(model.name)}[/]: {model.parameters:,} parameters, "
-        f"{megabytes(model.weight_bytes)} of weights, in {len(plan.slices)} slices for {plan.target}"
+        f"{megabytes(model.weight_bytes)} of weights, in {counted(len(plan.slices), 'slice')} "
+        f"for {plan.target}"
     )
     bounds = [f"{limits.memory_mb:,} MB of memory" if limits.memory_mb else ""]
     bounds += [f"{limits.package_mb:,g} MB of package" if limits.package_mb else ""]
@@ -126,8 +132,8 @@ def _slices(plan: Plan, *, narrow: bool) -> list[RenderableType]:
             line
             for name, stage, ops, weights, memory, share, modules in rows
             for line in (
-                f"[bold]{name}[/]: {ops} ops, stage {stage}, {weights} of weights, {memory}"
-                + (f", {share} of the time" if share else ""),
+                f"[bold]{name}[/]: {counted(int(ops), 'op')}, stage {stage}, {weights} of weights, "
+                f"{memory}" + (f", {share} of the time" if share else ""),
                 Padding(modules, (0, 0, 0, 2), style="dim"),
             )
         ]

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from .calls import Caller, SliceError, invoke_config
-from .coordinator import _error, _fit, _functions
 from .deadline import deadline_of, remaining_s
+from .driving import error_reply, every_object, fit, functions_of
 from .messages import join, lift
 from .observe import telling
 from .repeat import Budget
-from .request import BadRequest, check_request, remaining_s_of, request_id_of
+from .request import check_request, remaining_s_of, request_id_of
 from .rule import Rule
-from .store import Object, Store, StoreError, object_key, objects_of
+from .store import Object, Store, StoreError, objects_of
 from .url import answering_http
 from .wire import Record
 
@@ -121,7 +121,7 @@ def _replying(plan: dict[str, Any], store: Store) -> Call:
 
     def reply(head: dict[str, Any], held: dict[str, Record], _: float) -> Answer:
         before = set(objects_of(held))
-        _fit(held, names, head["request_id"], plan["choices"], rule, store)
+        fit(held, names, head["request_id"], plan["choices"], rule, store)
         stored = list(set(objects_of(held)) - before)
         return {"tensors": {name: held[name] for name in names}, "slices": [], "stored": stored}
 
@@ -134,7 +134,7 @@ def _calling(plan: dict[str, Any], following: list[dict[str, Any]], store: Store
 
     replied = [spec["tensor"] for spec in plan["outputs"]]
     part = {"name": following[0]["name"], "outputs": replied}  # what comes back is the last one's
-    function_of = _functions(plan)
+    function_of = functions_of(plan)
     config = invoke_config(plan["timeout_s"] * len(following), 1)
     caller = Caller(boto3.client("lambda", config=config), function_of, plan["id"])
     rule = _rule(plan)
@@ -144,7 +144,7 @@ def _calling(plan: dict[str, Any], following: list[dict[str, Any]], store: Store
     def call(head: dict[str, Any], held: dict[str, Record], deadline: float) -> Answer:
         names = [name for name in held if name in needed]
         before = set(objects_of(held))
-        _fit(held, names, head["request_id"], plan["choices"], rule, store)
+        fit(held, names, head["request_id"], plan["choices"], rule, store)
         stored = set(objects_of(held)) - before
         # The entry names the functions, of one version all of them, as only it is told the versions.
         function_of.update(head.get("functions", {}))
@@ -189,7 +189,7 @@ def _entry(
         held = check_request(event, plan["inputs"], dims, request_id)
         left = every_object(plan, request_id, store)
         given = objects_of(held)
-        head = {"request_id": request_id, "plan": plan["id"], "functions": _functions(plan)}
+        head = {"request_id": request_id, "plan": plan["id"], "functions": functions_of(plan)}
         head["remaining_ms"] = has_s * 1e3
         done = work({**head, "tensors": held}, context)
         outputs = {spec["name"]: done["tensors"][spec["tensor"]] for spec in plan["outputs"]}
@@ -203,25 +203,13 @@ def _entry(
         if len(reply) > plan["rule"]["payload_bytes"]:
             reply = join({**answer, "trace": {}}, "outputs", outputs)
         left = {*given, *done["stored"]}.difference(objects_of(outputs))
-    except BadRequest as error:
-        reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
-    except SliceError as error:
-        status = 504 if error.kind == "DeadlineExceeded" else 502
-        reply = _error(status, request_id, error.kind, str(error), slice=error.slice)
     except Exception as error:
-        reply = _error(500, request_id, type(error).__name__, str(error))
+        reply = error_reply(error, request_id)
     try:
         store.delete(left)
     except StoreError as error:  # no reason to keep the caller's answer back
         _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
     return reply
-
-
-def every_object(plan: Mapping[str, Any], request_id: str, store: Store) -> set[Object]:
-    """All objects that a request may have, whether a slice told of them or failed before."""
-    allowed = [way for way in store.transports if way in plan["rule"]["transports"]]
-    tensors = {*plan["choices"], *(spec["name"] for spec in plan["inputs"])}
-    return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
 
 
 def with_begins(slices: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,20 +15,21 @@ from typing import Any
 
 from .calls import Caller, SliceError, invoke_config
 from .deadline import deadline_in, remaining_s
+from .driving import error_reply, every_object, fit, functions_of
 from .early import early_invoke
 from .hedge import Hedge
 from .messages import join
 from .observe import telling
 from .repeat import Budget
 from .replies import Replies, key_of
-from .request import BadRequest, check_request, remaining_s_of, request_id_of
-from .rule import Choices, Rule, choose
+from .request import check_request, remaining_s_of, request_id_of
+from .rule import Rule
 from .schedule import LastRead, Part, at_once, run
 from .start import Start
-from .store import Object, Store, StoreError, finish, object_key, objects_of
+from .store import Object, Store, StoreError, objects_of
 from .url import answering_http
 from .warmup import WarmUp
-from .wire import Record, decode_inline
+from .wire import Record
 
 Handler = Callable[[Any, Any], bytes]
 Doubled = dict[Future[Any], set[Object]]  # calls that another one was quicker than, what they put
@@ -44,7 +44,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     """
     start = Start()
     plan = json.loads(manifest.read_text())
-    function_of = _functions(plan)
+    function_of = functions_of(plan)
     timeout = plan["timeout_s"]
     warm_up = WarmUp(lambda _: {}, ())
     if plan["warm_up"] and start.is_for_a_request:
@@ -75,7 +75,6 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
     if plan["warm_up"] and not start.is_for_a_request:
         warm_up = warm_later()
-    tensors = {*choices, *(spec["name"] for spec in plan["inputs"])}
     replied = [spec["tensor"] for spec in plan["outputs"]]
     cleaner = ThreadPoolExecutor(1)
     caller = Caller(functions, function_of, plan["id"])
@@ -92,11 +91,6 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                 wait([slower])  # the caller deletes these, perhaps before the slower call puts them
         reply["trace"].update(told)
         return reply
-
-    def every_object(request_id: str) -> set[Object]:
-        """All objects that a request may have, whether a slice told of them or failed before."""
-        allowed = [name for name in store.transports if name in rule.transports]
-        return {Object(way, object_key(request_id, name)) for way in allowed for name in tensors}
 
     def clean(left: set[Object], deleting: Iterable[Future[None]] = ()) -> None:
         """Delete what the request has left. What fails is no reason to keep the answer back."""
@@ -127,7 +121,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             request_id = request_id_of(event, request_id)
             deadline = deadline_in(remaining_s_of(event, has_s))
             held.update(check_request(event, plan["inputs"], dims, request_id))
-            left = every_object(request_id)
+            left = every_object(plan, request_id, store)
             same_call = key_of(request_id, held)
             if known := replies.get(same_call):
                 clean(left.intersection(objects_of(held)))
@@ -136,7 +130,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             last_read = LastRead(parts, replied)
 
             def begin(part: Part, alone: bool) -> Future[Any]:
-                _fit(held, part["inputs"], request_id, choices, rule, store)
+                fit(held, part["inputs"], request_id, choices, rule, store)
                 wanted = {name: held[name] for name in part["inputs"]}
                 head = {"request_id": request_id, "plan": plan["id"]}
                 message = join(head, "tensors", wanted)
@@ -156,7 +150,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
                     deleting[cleaner.submit(store.delete, read)] = read
 
             run(parts, held, begin, end, most=most)
-            _fit(held, replied, request_id, choices, rule, store)
+            fit(held, replied, request_id, choices, rule, store)
             outputs = {spec["name"]: held[spec["tensor"]] for spec in plan["outputs"]}
             answer: dict[str, Any] = {"status": 200, "request_id": request_id}
             if isinstance(event, dict) and event.get("trace"):
@@ -170,13 +164,8 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             left.difference_update(*deleting.values())
             if not objects_of(outputs):  # those belong to the one who has the first reply
                 replies.keep(same_call, reply)
-        except BadRequest as error:
-            reply = _error(error.status, request_id, "BadRequest", str(error), field=error.field)
-        except SliceError as error:
-            status = 504 if error.kind == "DeadlineExceeded" else 502
-            reply = _error(status, request_id, error.kind, str(error), slice=error.slice)
         except Exception as error:
-            reply = _error(500, request_id, type(error).__name__, str(error))
+            reply = error_reply(error, request_id)
         warm_up.finish()
         clean(left, deleting)
         for slower, places in doubled.items():  # at once if it has ended
@@ -184,20 +173,6 @@ def coordinator_handler(*, manifest: Path) -> Handler:
         return reply
 
     return answering_http(telling(handler), plan, store)
-
-
-def _functions(plan: dict[str, Any]) -> dict[str, str]:
-    """The function of every slice, of one version where the deployment names versions: an update of
-    the coordinator alone then moves all slices at once.
-    """
-    stack = os.environ.get("SLICEWISE_STACK") or plan["stack"]
-    versions = os.environ.get("SLICEWISE_VERSIONS", "")
-    version_of = dict(pair.split("=") for pair in versions.split(",") if pair)
-    names = [part["name"] for stage in plan["stages"] for part in stage]
-    return {
-        name: f"{stack}-{name}" + (f":{version_of[name]}" if name in version_of else "")
-        for name in names
-    }
 
 
 def _clean_up(clean: Callable[[set[Object]], None], places: set[Object], _: Future[Any]) -> None:
@@ -220,33 +195,3 @@ def _warm(
         raise SliceError(name, "WarmUp", str(body)[:500])
     told: dict[str, Any] = body["trace"]
     return told
-
-
-def _fit(
-    held: dict[str, Record],
-    names: list[str],
-    request_id: str,
-    choices: dict[str, Choices],
-    rule: Rule,
-    store: Store,
-) -> None:
-    """Move tensors of one message into objects where all of them together exceed the payload.
-
-    Raises `ValueError` when that is not allowed.
-    """
-    sizes = {name: held[name]["bytes"] for name in names if "data" in held[name]}
-    puts = {}
-    for name, transport in choose(sizes, choices, rule, inline_first=sizes).items():
-        if transport != "payload":
-            key = object_key(request_id, name)
-            raw = decode_inline(name, held[name])
-            puts[name] = store.start_put(Object(transport, key), raw)
-            record = {field: value for field, value in held[name].items() if field != "data"}
-            held[name] = {**record, transport: key}
-    for name, etag in finish(puts).items():
-        held[name]["etag"] = etag
-
-
-def _error(status: int, request_id: str, kind: str, message: str, **where: str) -> bytes:
-    error = {"type": kind, "message": message, **where}
-    return json.dumps({"status": status, "request_id": request_id, "error": error}).encode()

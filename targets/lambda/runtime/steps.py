@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .chain import every_object, with_begins
-from .coordinator import _fit
+from .chain import with_begins
+from .driving import every_object, fit
 from .observe import told
 from .request import BadRequest, check_request, request_id_of
 from .rule import Rule
@@ -57,7 +57,7 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
         except BadRequest as error:
             what = {"type": "BadRequest", "message": str(error), "field": error.field}
             raise _failure({"status": error.status, "request_id": request_id, **what}) from None
-        _fit(held, list(held), request_id, plan["choices"], rule, store)
+        fit(held, list(held), request_id, plan["choices"], rule, store)
         began = {"at": time.time(), "trace": bool(given.get("trace"))}
         return {"request_id": request_id, "tensors": held, **began}
 

@@ -3,13 +3,14 @@
 Every model is profiled once. Its times add up to a plain run ("sum / run"), and then it is cut by
 several limits of weights; each slice is run alone, and the times of its ops are compared with what
 it took ("slices": ratio of predicted to measured, smallest and largest). `estimate` is the sum of the
-estimates over the measured sum. All measured times are CPU time of one thread, the least of several
-runs. `--rates` measures what slicewise/flops.py has as constants.
+estimates over the measured sum. All measured times are CPU time of one thread, the median of several
+runs with rests between, as op times are. `--rates` measures what slicewise/flops.py has as constants.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from slicewise.codegen.convert import convert
 from slicewise.compiled import _to_numpy
 from slicewise.flops import estimated
 from slicewise.graph import OpGraph
-from slicewise.kernels import session_options
+from slicewise.kernels import run_times, session_options
 from slicewise.optime import _whole, op_times
 from slicewise.passes import partition
 from slicewise.plan import Slice
@@ -64,20 +65,14 @@ SLICES = (2, 3, 5)
 
 
 def cpu_ms(folder: Path, feeds: Mapping[str, np.ndarray], outputs: list[str] | None = None) -> Any:
-    """(least CPU time of several runs in ms, the outputs) of the model in `folder`."""
+    """(CPU time of a run in ms, the outputs) of the model in `folder`."""
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), session_options(1), ["CPUExecutionProvider"]
     )
     given = {spec.name: feeds[spec.name] for spec in session.get_inputs()}
     results = session.run(outputs, given)
-    other = np.ones(16 << 20, np.float32)
-    least, started = float("inf"), time.perf_counter()
-    while time.perf_counter() - started < 1.5:
-        other += 1
-        before = time.thread_time()
-        session.run(outputs, given)
-        least = min(least, time.thread_time() - before)
-    return least * 1e3, results
+    times = run_times(lambda: session.run(outputs, given))
+    return statistics.median(cpu for _, cpu in times) * 1e3, results
 
 
 def as_slice(graph: OpGraph, name: str, ops: tuple[str, ...]) -> Slice:

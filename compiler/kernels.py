@@ -70,16 +70,16 @@ def profile(folder: Path, threads: int) -> dict[str, Any]:
     session = _session(folder, options)
     run = _runner(session, feeds)
     run()
-    profiled = _times(run)
+    profiled = run_times(run)
     events = json.loads(Path(session.end_profiling()).read_text())
-    total = median(cpu for _, cpu in _times(run))
+    total = median(cpu for _, cpu in run_times(run))
     del session, run
     parallel = None
     if threads > 1:
         run = _runner(_session(folder, session_options(threads)), feeds)
         run()
         process, thread = time.process_time(), time.thread_time()
-        _times(run)
+        run_times(run)
         process, thread = time.process_time() - process, time.thread_time() - thread
         parallel = min(1.0, (process - thread) / process * threads / (threads - 1))
     return {
@@ -107,8 +107,8 @@ def _runner(
     return lambda: session.run(None, feeds)
 
 
-def _times(run: Callable[[], object]) -> list[tuple[float, float]]:
-    """(wall time, CPU time of this thread) of each run, seconds."""
+def run_times(run: Callable[[], object]) -> list[tuple[float, float]]:
+    """(wall time, CPU time of this thread) of each run, seconds; this one rests before each."""
     found: list[tuple[float, float]] = []
     undisturbed = 0
     started = time.perf_counter()

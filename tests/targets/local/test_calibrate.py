@@ -17,6 +17,7 @@ rows = importlib.import_module("slicewise.targets.lambda.calibrate_rows")
 profiles = importlib.import_module("slicewise.targets.lambda.profile")
 sites = importlib.import_module("slicewise.targets.lambda.calibrate_site")
 DEFAULT = profiles.default_profile()
+PLATFORM_MS = 1.5  # a call or an object without a network: `calibrate local` finds 0.5 to 1.4
 
 
 def emulated(bytes_s: float, **p50_ms: float) -> Any:
@@ -57,16 +58,33 @@ def test_the_emulated_network_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_the_default_profiles_network_is_found(tmp_path: Path) -> None:
-    """Not S3 Express: this machine needs about as long as it waits."""
+def test_the_default_profiles_network_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As surely as it says: of waits that vary as much as S3's, a minute tells the median to some 6 %.
+    Not S3 Express: this machine needs about as long as it waits.
+    """
     if os.getloadavg()[0] > (os.cpu_count() or 1):
         pytest.skip("this machine is busy: what it adds to the waits would be measured, too")
-    text = calibration.calibrate("local", tmp_path / "p.toml", DEFAULT, network="aws")
-    found = profiles.read_profile(tmp_path / "p.toml")
+    made: list[Any] = []
 
-    assert found.s3.put_ms.p50 == pytest.approx(DEFAULT.s3.put_ms.p50, rel=0.15)
-    assert found.s3.get_ms.p50 == pytest.approx(DEFAULT.s3.get_ms.p50, rel=0.15)
-    assert found.call.wait_ms.p50 == pytest.approx(DEFAULT.call.wait_ms.p50, rel=0.15)
-    assert found.network.bytes_s == pytest.approx(DEFAULT.network.bytes_s, rel=0.2)
+    def fit(*arguments: Any) -> Any:
+        made.append(fits.fit(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(calibration, "fit", fit)
+    text = calibration.calibrate("local", tmp_path / "p.toml", DEFAULT, network="aws")
+    found = made[0].numbers
+
+    for name, truth in {
+        "s3.put_ms": DEFAULT.s3.put_ms.p50,
+        "s3.get_ms": DEFAULT.s3.get_ms.p50,
+        "call.wait_ms": DEFAULT.call.wait_ms.p50,
+        "network.byte_ns": 1e9 / DEFAULT.network.bytes_s,
+    }.items():
+        number = found[name]
+        own = PLATFORM_MS if name.endswith("_ms") else 0.1 * truth
+        assert abs(number.p50 - truth) <= 3 * number.error + own, number
+        assert number.error < 0.15 * truth, number
     assert "payload up to" in text
     assert "emulated network aws (seed 0)" in (tmp_path / "p.toml").read_text()

@@ -19,7 +19,7 @@ def check_plotting() -> None:
 
 
 def plot_frontier(plans: Sequence[Plan], path: Path) -> None:
-    """Expected latency against cost, a point per plan with its number of slices."""
+    """Expected latency against cost, a numbered point per plan, and the functions of each."""
     check_plotting()
     import matplotlib as mpl
 
@@ -30,12 +30,14 @@ def plot_frontier(plans: Sequence[Plan], path: Path) -> None:
     latency = [plan.prediction.latency_ms or 0.0 for plan in plans]
     cost = [plan.prediction.cost_per_million_usd or 0.0 for plan in plans]
     axes.plot(latency, cost, color="tab:blue", marker="o", linewidth=1)
-    for plan, x, y in zip(plans, latency, cost, strict=True):
-        count = len(plan.slices)
-        axes.annotate(
-            f"{count} slice{'s' * (count != 1)}, {max(s.memory_mb for s in plan.slices):,} MB",
-            (x, y), textcoords="offset points", xytext=(7, 5), fontsize=8,
-        )  # fmt: skip
+    for number, place in enumerate(zip(latency, cost, strict=True), 1):
+        axes.annotate(str(number), place, textcoords="offset points", xytext=(5, 4), fontsize=8)
+    told = [f"{number}  {_functions(plan)}" for number, plan in enumerate(plans, 1)]
+    # A frontier falls, steeply at first: nothing is drawn up there.
+    axes.text(
+        0.98, 0.97, "\n".join(told), transform=axes.transAxes, ha="right", va="top", fontsize=8,
+        linespacing=1.4, family="monospace",
+    )  # fmt: skip
     axes.set_xlabel("expected latency of a warm request, ms")
     axes.set_ylabel("US dollars per million requests")
     axes.set_title(f"{plans[0].model.name}: plans that no other is both faster and cheaper than")
@@ -43,3 +45,9 @@ def plot_frontier(plans: Sequence[Plan], path: Path) -> None:
     axes.margins(0.15)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
+
+
+def _functions(plan: Plan) -> str:
+    count = len(plan.slices)
+    sizes = f"{count} slice{'s' * (count != 1)} of {max(s.memory_mb for s in plan.slices):,} MB"
+    return f"{sizes}, coordinator {plan.coordinator_memory_mb:,} MB"

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from slicewise.cost import CostModel, Moved, entry_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
-from slicewise.passes.joint.groups import Shardable, build_arcs
+from slicewise.passes.joint.groups import Arcs, build_arcs
 from slicewise.passes.joint.pairs import Pairs, build_pairs
 from slicewise.passes.joint.prefixes import few_prefixes
 from slicewise.passes.joint.problem import CALLER_MB, JointProblem, joint_problem
 from slicewise.passes.joint.regions import boundaries, natural, regions
-from slicewise.passes.joint.runs import runs_of_shards
+from slicewise.passes.joint.runs import Run, applied, runs_of_shards
 from slicewise.passes.joint.search import Path, Prices, Search, Step
 from slicewise.passes.partitioning.feasible import refuse_impossible, unplaceable
 from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure
@@ -109,7 +110,8 @@ class Optimiser:
         deadline = time.monotonic() + time_limit_s
         self.most = most if limits.max_slices is None else min(most, limits.max_slices)
         self.shards = shards
-        self.shardable: tuple[Shardable, ...] | None = None
+        self.runs: tuple[Run, ...] | None = None
+        self._applied: dict[Run, tuple[Sharding, float]] = {}
         self.model, self.limits, self.parallel = model, limits, parallel
         self.base = base = ground(graph, limits, overheads)
         refuse_impossible(base)
@@ -169,15 +171,15 @@ class Optimiser:
         needs = _Needs(base, problem, pairs.prefixes)
         arcs = None
         if self.most > 1:
-            if self.shardable is None:
-                self.shardable = ()
+            if self.runs is None:
+                self.runs = ()
                 if self.shards:
                     until = deadline - (deadline - time.monotonic()) / 2
-                    self.shardable, complete = runs_of_shards(
+                    self.runs, complete = runs_of_shards(
                         base, problem, self.model, self.most, until
                     )
                     self.exact = self.exact and complete
-            arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
+            arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.runs)
             self.exact = self.exact and arcs.complete
             self.method += f", {len(arcs.groups)} groups"
         return Search(
@@ -188,7 +190,19 @@ class Optimiser:
             cap_mb=self.limits.memory_mb,
             parallel=self.parallel,
             most_slices=self.limits.max_slices,
+            shard_needs=partial(self._shard_needs, arcs),
         )
+
+    def _shard_needs(self, arcs: Arcs | None, group: int) -> float:
+        """What the largest shard of a group takes of memory; nothing more if it has none."""
+        assert arcs is not None
+        run = arcs.groups[group].run
+        return self._in_shards(run)[1] if run else 0.0
+
+    def _in_shards(self, run: Run) -> tuple[Sharding, float]:
+        if run not in self._applied:
+            self._applied[run] = applied(self.base, run)
+        return self._applied[run]
 
     def one_by_one(self) -> Optimiser:
         """The same without groups: slices one after the other."""
@@ -244,7 +258,8 @@ class Optimiser:
                 assert arcs is not None
                 group = arcs.groups[int(arcs.group[step.index])]
                 after = int(arcs.target[step.index])
-                slices, sharding = [list(nodes) for nodes in group.branches], group.sharding
+                slices = [list(nodes) for nodes in group.branches]
+                sharding = self._in_shards(group.run)[0] if group.run else None
             ops = [{op for node in nodes for op in problem.graph.ops[node]} for nodes in slices]
             for each in ops:
                 add_inlined(self.base, each, inlined)

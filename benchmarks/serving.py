@@ -101,14 +101,13 @@ def measured(
 ) -> Served:
     """Warm requests to a plan, one at a time."""
     (found,) = measured_in_turn(
-        work, [plan], inputs, requests=requests, network=network, seed=seed, cpu_scale=cpu_scale
-    )  # fmt: skip
+        [(work, plan)], inputs, requests=requests, network=network, seed=seed, cpu_scale=cpu_scale
+    )
     return found
 
 
 def measured_in_turn(
-    work: Work,
-    plans: Sequence[Plan],
+    plans: Sequence[tuple[Work, Plan]],
     inputs: Any,
     *,
     requests: int,
@@ -121,7 +120,7 @@ def measured_in_turn(
     """
     with contextlib.ExitStack() as stack:
         options = {"network": network, "network_seed": seed, "cpu_scale": cpu_scale}
-        running = [_Running(stack, work, plan, inputs, options) for plan in plans]
+        running = [_Running(stack, work, plan, inputs, options) for work, plan in plans]
         for each in running:
             each.begin()
         for _ in range(requests):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from slicewise.optime import OpTimes
     from slicewise.passes import Partition
     from slicewise.passes.joint.decide import Choices
+    from slicewise.passes.joint.optimise import Choice
     from slicewise.passes.place import Settings
     from slicewise.passes.split import Split
     from slicewise.signature import Signature
@@ -140,7 +141,7 @@ def cut(
 
     target, limits = work.target, work.limits
     if objective != "bytes":
-        found = _choices(work, objective, goal, overheads, shards=False)
+        found = all_choices(work, objective, goal, overheads, shards=False)
         return min(
             (decision(found, choice) for choice in found.choices),
             key=lambda each: _predicted(work, objective, *each),
@@ -153,7 +154,7 @@ def cut(
     return parts, Settings(memory_mb=memory_mb, model=target.cost_model(limits))
 
 
-def _choices(
+def all_choices(
     work: Work, objective: str, goal: Goal | None, overheads: Overheads, *, shards: bool
 ) -> Choices:
     """What there is to choose from for latency or cost."""
@@ -172,37 +173,46 @@ def cut_in_shards(
     work: Work, objective: str, goal: Goal | None, overheads: Overheads
 ) -> tuple[Work, Partition, Settings]:
     """As `_cut`, and where shards are predicted better, with the program that has them."""
+    if objective == "bytes" or (work.limits.max_parallel or 1) == 1:
+        return work, *cut(work, objective, goal, overheads)
+    found = all_choices(work, objective, goal, overheads, shards=True)
+    options = []
+    for choice in found.choices:
+        made = carried_out(work, found, choice, overheads)
+        if made is not None:
+            options.append((_predicted(made[0], objective, *made[1:]), choice, made))
+    if not options:
+        return work, *cut(work, objective, goal, overheads)
+    value, choice, best = min(options, key=lambda each: each[0])
+    if not choice.shardings:
+        return best
+    # The bound is the search's, which knew the shards' ops only by their shares of whole ones.
+    chosen_work, partition, settings = best
+    bound = min(partition.certificate.lower_bound, value)
+    proof = replace(
+        partition.certificate, status="bounded", lower_bound=bound, gap=1.0 - bound / value
+    )
+    return chosen_work, replace(partition, certificate=proof), settings
+
+
+def carried_out(
+    work: Work, found: Choices, choice: Choice, overheads: Overheads
+) -> tuple[Work, Partition, Settings] | None:
+    """A choice with the program that has its shards as ops; None where a function does not hold them."""
     from slicewise.passes.joint.decide import decision
     from slicewise.shards import Applying, with_shards
 
-    if objective == "bytes" or (work.limits.max_parallel or 1) == 1:
-        return work, *cut(work, objective, goal, overheads)
-    found = _choices(work, objective, goal, overheads, shards=True)
-    options: list[tuple[Work, Partition, Settings]] = []
-    for choice in found.choices:
-        if not choice.shardings:
-            options.append((work, *decision(found, choice)))
-            continue
-        made = with_shards(
-            Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
-                     rule=work.rule, limits=work.limits, measure_times=work.measure_times),
-            found, choice, overheads,
-        )  # fmt: skip
-        if made is not None:
-            rewritten, partition, settings = made
-            options.append((replace(work, **rewritten), partition, settings))
-    if not options:
-        return work, *cut(work, objective, goal, overheads)
-    best = min(options, key=lambda each: _predicted(each[0], objective, *each[1:]))
-    chosen_work, partition, settings = best
-    if not settings.shards:
-        return best
-    # The bound is the search's, which knew the shards' ops only by their shares of whole ones.
-    value = _predicted(chosen_work, objective, partition, settings)
-    proof = partition.certificate
-    bound = min(proof.lower_bound, value)
-    proof = replace(proof, status="bounded", lower_bound=bound, gap=1.0 - bound / value)
-    return chosen_work, replace(partition, certificate=proof), settings
+    if not choice.shardings:
+        return work, *decision(found, choice)
+    made = with_shards(
+        Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
+                 rule=work.rule, limits=work.limits, measure_times=work.measure_times),
+        found, choice, overheads,
+    )  # fmt: skip
+    if made is None:
+        return None
+    rewritten, partition, settings = made
+    return replace(work, **rewritten), partition, settings
 
 
 def _predicted(work: Work, objective: str, found: Partition, settings: Settings) -> float:

@@ -13,6 +13,7 @@ from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
 from slicewise.passes.joint.goal import USD_PER_MILLION, Bounds, Objective, frontier, optimum
 from slicewise.passes.joint.optimise import Choice, Optimiser
+from slicewise.passes.joint.relayout import Slot, group_records
 from slicewise.passes.partitioning.partitioner import Partition, describe
 from slicewise.passes.place import Settings
 from slicewise.plan import Certificate, TransportRule
@@ -151,6 +152,9 @@ def _decision(
     optimiser: Optimiser, choice: Choice, objective: Objective | None, seconds: float
 ) -> Decision:
     crossing, parts = describe(optimiser.base, choice.layout)
+    slots = [
+        Slot(step, index) for step, each in enumerate(choice.steps) for index in range(each.width)
+    ]
     proof = certificate(choice, objective, seconds)
     partition = Partition(slices=parts, cross_slice_bytes=crossing, certificate=proof)
     settings = Settings(
@@ -158,5 +162,12 @@ def _decision(
         model=optimiser.caller(choice.caller_mb),
         transports=choice.transports,
         usd_weight=choice.usd_weight,
+        shards={
+            part.name: record
+            for part, record in zip(
+                parts, group_records(optimiser.base.graph, choice, slots), strict=True
+            )
+            if record is not None
+        },
     )
     return partition, settings

@@ -156,7 +156,9 @@ class _Builder:
             sent = self.traffic.of([out for _, out in flows], "send")
             self._add((source, target, WHOLE, WHOLE), number, received, sent)
 
-    def _branch(self, nodes: set[int], before: Array, after: Array) -> tuple[list[Flow], list[Flow]]:
+    def _branch(
+        self, nodes: set[int], before: Array, after: Array
+    ) -> tuple[list[Flow], list[Flow]]:
         received, sent = [], []
         for index, link in enumerate(self.problem.links):
             if link.producer in nodes:
@@ -245,6 +247,8 @@ class _Builder:
         deleting = self.traffic.firsts(width)[rows.received] * is_last
         wait = moved[:, :, 0] + model.handle.wait_ms
         cpu = moved[:, :, 1] + model.handle.cpu_ms
+        calls = np.array([0.0, model.call.cpu_ms])
+        caller = _in_turn(received[:, :, 2:4] + calls, sent[:, :, 2:4])
         return {
             "wait": wait.max(axis=1) + extra[:, 0],
             "cpu": cpu.max(axis=1) + extra[:, 1],
@@ -253,9 +257,9 @@ class _Builder:
             "all_cpu": cpu.sum(axis=1) + extra[:, 1],
             "all_compute": compute.sum(axis=1),
             "count": np.full(len(group), float(width)),
-            "caller_wait": moved[:, :, 2].sum(axis=1) + extra[:, 2] + deleting
+            "caller_wait": caller[:, 0] + extra[:, 2] + deleting
             + model.call.wait_ms + slowest_extra_ms(model.call, width),
-            "caller_cpu": moved[:, :, 3].sum(axis=1) + extra[:, 3] + width * model.call.cpu_ms,
+            "caller_cpu": caller[:, 1] + extra[:, 3],
             "usd": moved[:, :, 4].sum(axis=1) + extra[:, 4] + width * model.request_usd,
             "need": np.array(self.needs)[group],
         }  # fmt: skip
@@ -277,3 +281,13 @@ class _Builder:
                 moved = [Flow(size, model.transports[way]) for size, way in leaves]
             rows.append(self.traffic.one_slice(moved, moved))
         return {name: np.array([row[name] for row in rows]) for name in COLUMNS}
+
+
+def _in_turn(begins: Array, ends: Array) -> Array:
+    """What the caller takes for slices that it starts and collects one after the other: while it starts
+    the next one, or collects the last one, the others compute.
+    """
+    found: Array = np.maximum(
+        begins.sum(axis=1) + ends.max(axis=1), begins.max(axis=1) + ends.sum(axis=1)
+    )
+    return found

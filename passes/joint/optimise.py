@@ -54,6 +54,11 @@ class Chosen:
     sharding: Sharding | None = None
     gain_ms: float = 0.0
 
+    @property
+    def width(self) -> int:
+        """How many slices."""
+        return self.sharding.degree if self.sharding else len(self.ops)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:

@@ -258,10 +258,10 @@ class Search:
 class _Walk:
     """Dynamic programming over the states, for one price and caller.
 
-    `reached[row, k, s]` is the least value of state s whose tensor lies in parts k: WHOLE after a slice or
-    branches, JOINED after shards for a slice that puts it together, others for other shards (see
-    `slicewise.passes.joint.groups`). `whole[row, s]` is the least when it is whole, perhaps by a join. A
-    row is a number of slices, if that is limited.
+    `reached[row, k, s]` is the least value of state s whose tensor lies in parts k: WHOLE after a slice
+    or branches, JOINED after shards for a slice that puts it together, others for other shards (see
+    `slicewise.passes.joint.groups`). `whole[row, s]` is the least when it is whole, perhaps by a join.
+    A row is a number of slices, if that is limited.
     """
 
     def __init__(self, search: Search, prices: Prices, caller_mb: int, measure: bool) -> None:
@@ -306,7 +306,9 @@ class _Walk:
         part = slice(int(begin[state]), int(begin[state + 1]))
         if part.start == part.stop:
             return
-        before = self.reached[row - self.limited, : JOINED + 1, search.pairs.source[part]].min(axis=1)
+        before = self.reached[row - self.limited, : JOINED + 1, search.pairs.source[part]].min(
+            axis=1
+        )
         ways = before + self.value[part]
         while True:
             choice = int(ways.argmin())

@@ -64,8 +64,8 @@ class Traffic:
         return [WHOLE, *self._kinds.get(column, {}).values()]
 
     def parts_of(self, column: int, way: Swept) -> int:
-        """The number of the parts in which shards leave the one tensor that is read after them; WHOLE where
-        other shards cannot take it as it is.
+        """The number of the parts in which shards leave the one tensor that is read after them; WHOLE
+        where other shards cannot take it as it is.
         """
         names = [name for name in way.sent[0] if name in self._link]
         if len(names) != 1 or len(way.sent[0]) != 1:
@@ -83,7 +83,9 @@ class Traffic:
         taken = [self._taken(each, inner) for each in flows]
         if any(each is None for each in taken):
             return None
-        first = max((flow.transport.receive.wait_ms for each in flows for flow in each), default=0.0)
+        first = max(
+            (flow.transport.receive.wait_ms for each in flows for flow in each), default=0.0
+        )
         found = np.array([each for each in taken if each is not None])
         return self._enter(found, np.zeros(5), first)
 
@@ -165,19 +167,19 @@ class Traffic:
                 continue
             link, transport = self._problem.links[self._link[name]], self._way(name, before)
             if link.producer < 0:
-                for each in flows:
-                    each.append(Flow(link.bytes, transport))
+                for shard in flows:
+                    shard.append(Flow(link.bytes, transport))
                 continue
             if name in stays:
                 return None
             tensor = self._tensor[name]
             sent: list[dict[Part, int]] = [{} for _ in parts]
-            for shard, each in enumerate(way.received):
+            for number, each in enumerate(way.received):
                 for maker, piece in pieces(parts, each[name]) if name in each else ():
                     share = bytes_of(tensor, (parts[maker],))
                     size = _share(tensor, share, parts[maker], piece)
                     sent[maker][piece] = size
-                    flows[shard].append(Flow(size, transport))
+                    flows[number].append(Flow(size, transport))
             most = np.zeros(5)
             for part, made in zip(parts, sent, strict=True):
                 if _is_full(transport, len(made), sum(made.values())):
@@ -202,9 +204,9 @@ class Traffic:
 
     def _way(self, name: str, ways: Array) -> Transport:
         index = self._link.get(name)
-        if index is None or ways[index] < 0:
-            return self._model.transports[self._way_of_leaf.get(name, 0)]
-        return self._model.transports[ways[index]]
+        is_leaf = index is None or ways[index] < 0
+        way = self._way_of_leaf.get(name, 0) if is_leaf else int(ways[index])
+        return self._model.transports[way]
 
     def _wanted(self, parts: Sequence[Mapping[str, Part | Parts]]) -> int:
         key = tuple(tuple(each.items()) for each in parts)

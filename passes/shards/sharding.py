@@ -62,9 +62,7 @@ def shardings(graph: OpGraph, ops: Sequence[str], degrees: Sequence[int]) -> tup
     return tuple(found)
 
 
-def sharding(
-    graph: OpGraph, ops: Sequence[str], along: Along, degree: int
-) -> Sharding | None:
+def sharding(graph: OpGraph, ops: Sequence[str], along: Along, degree: int) -> Sharding | None:
     """This run of ops split in this way, None if it cannot be."""
     group = [graph.op[name] for name in ops]
     return _sharding(graph, group, results_of(graph, group), along, degree)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slicewise.graph import TENSOR, Op, OpGraph
-from slicewise.passes.shards.along import Along, Share, choices, results_of, shares
+from slicewise.passes.shards.along import Along, Share, choices, results_of, shares, unevenly
 from slicewise.passes.shards.layout import Backwards, Parts
 from slicewise.passes.shards.measure import fraction, work_of
 from slicewise.passes.shards.parts import Part
@@ -34,7 +34,8 @@ def sweep(
     graph: OpGraph, ops: Sequence[Op], starts: Sequence[int], degrees: Sequence[int]
 ) -> list[Swept]:
     """The ways to split `ops[start:]` for every start, of those along the same dimension (or sum) into
-    as many shards that with the least work. `ops` are in an order in which they could run.
+    as many shards the one whose slowest shard takes least. `ops` are in an order in which they could
+    run.
 
     What ops before the last start return to others ends the sweep: groups have one way out.
     """
@@ -46,15 +47,15 @@ def sweep(
     for alongs in choices(graph, ops, results):
         for degree in degrees:
             tried = set()
-            for along in alongs:
+            for along in (o for a in alongs for o in unevenly(graph, a, results, degree)):
                 shared = shares(graph, results, along, degree)
-                known = tuple(tuple(share.results.items()) + (share.partial,) for share in shared)
+                known = tuple((*share.results.items(), share.partial) for share in shared)
                 if not shared or known in tried:
                     continue
                 tried.add(known)
                 for way in _swept(graph, ops, set(starts), shared, along, inner):
                     key = (way.start, along.dim, bool(along.summed), degree)
-                    if key not in found or sum(way.work_ms) < sum(found[key].work_ms):
+                    if key not in found or _load(way) < _load(found[key]):
                         found[key] = way
     return list(found.values())
 
@@ -98,6 +99,10 @@ def _swept(
                     )
                 )
     return found
+
+
+def _load(way: Swept) -> tuple[float, float]:
+    return max(way.work_ms), sum(way.work_ms)
 
 
 class _Shard:

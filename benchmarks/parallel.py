@@ -185,7 +185,7 @@ def everywhere(work: Work) -> tuple[Work, Partition, Settings] | None:
     if arcs is None:
         return None
     is_whole = [
-        group.run is not None and group.width == work.limits.max_parallel for group in arcs.groups
+        len(group.runs) == 1 and group.width == work.limits.max_parallel for group in arcs.groups
     ]
     kept = np.array(is_whole, dtype=bool)[arcs.group]
     if not kept.any():
@@ -213,7 +213,8 @@ def rows_of(name: str, options: argparse.Namespace) -> dict[str, Row]:
     whole, _ = cut(
         replace(work, limits=replace(work.limits, max_slices=1)), "bytes", None, overheads
     )
-    memory_mb = max(-(-part.memory_bytes // 2**20) for part in whole.slices)
+    least_mb = work.target.cost_model(work.limits).memory_mb_min
+    memory_mb = max(least_mb, *(-(-part.memory_bytes // 2**20) for part in whole.slices))
     scale = min(1.0, options.cores * VCPU_MB / (options.at_once * memory_mb + VCPU_MB))
     work = prepared(model, inputs, scale)
     print(f"{name}: {memory_mb} MB each, CPU scaled by {scale:.3f}, op times {work.times.source}")

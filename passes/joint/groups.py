@@ -25,7 +25,7 @@ from slicewise.cost import CostModel
 from slicewise.passes.joint.pairs import Pairs
 from slicewise.passes.joint.problem import JointProblem
 from slicewise.passes.joint.regions import MOST_REGIONS, grouped, regions
-from slicewise.passes.joint.runs import Run
+from slicewise.passes.joint.runs import Run, pipelines
 from slicewise.passes.joint.traffic import JOINED, WHOLE, Flow, Traffic
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.timeline import slowest_extra_ms
@@ -33,31 +33,34 @@ from slicewise.timeline import slowest_extra_ms
 Array = NDArray[Any]
 _MOST_ARCS = 1_000_000
 COLUMNS = ("wait", "cpu", "compute", "all_wait", "all_cpu", "all_compute", "count",
-           "caller_wait", "caller_cpu", "usd", "need")  # fmt: skip
+           "caller_wait", "caller_cpu", "usd", "need", "length")  # fmt: skip
 Needs = Callable[[Iterable[int]], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Slices that run at the same time: the nodes of each, or how the ops between are split."""
+    """Slices that run at the same time: the nodes of each, or how the ops between are split. Several
+    runs, split alike by time, are a pipeline.
+    """
 
     branches: tuple[tuple[int, ...], ...] = ()
-    run: Run | None = None
+    runs: tuple[Run, ...] = ()
 
     @property
     def width(self) -> int:
         """How many slices."""
-        return self.run.way.degree if self.run else len(self.branches)
+        return sum(run.way.degree for run in self.runs) or len(self.branches)
 
 
 @dataclass(frozen=True)
 class Arcs:
     """Groups by the states before and after, like `Pairs`, sorted by the one after and the parts there.
 
-    `wait`, `cpu` and `compute` are those of the slowest slice, `all_...` the sums over all; `joins` has
-    a row per state: the slice that only puts together and cuts. `have` and `make` are the parts in
-    which the states lie before and after, below `kinds`; arcs `begin[s, k]` to `begin[s, k + 1]` go
-    into parts k of state s. `complete` says that no group was left out because there were too many.
+    `wait`, `cpu` and `compute` are those of the slowest slice, `all_...` the sums over all; `length`
+    says how many of such slices run one after the other, with the caller's work for each; `joins` has a
+    row per state: the slice that only puts together and cuts. `have` and `make` are the parts in which
+    the states lie before and after, below `kinds`; arcs `begin[s * kinds + k]` to the next one go into
+    parts k of state s. `complete` says that no group was left out because there were too many.
     """
 
     groups: tuple[Group, ...]
@@ -95,9 +98,14 @@ def build_arcs(
         widest = min(most, len(region.branches))
         for count in dict.fromkeys((widest, *(w for w in (2, 3, 4, 8) if w < widest))):
             builder.add_branches(region.first, region.last, grouped(problem, region, count), needs)
-    for run in sorted(runs, key=lambda run: run.last.bit_count()):
-        if run.first in builder.column and run.last in builder.column:
-            builder.add_shards(run)
+    known = [run for run in runs if run.first in builder.column and run.last in builder.column]
+    ways: list[tuple[Run, ...]] = [(run,) for run in known if not run.way.is_by_time]
+    ways += pipelines([run for run in known if run.way.is_by_time], most)
+    for way in sorted(ways, key=lambda way: way[-1].last.bit_count()):
+        if len(way) == 1:
+            builder.add_shards(way[0])
+        else:
+            builder.add_pipeline(way)
     return builder.arcs()
 
 
@@ -124,7 +132,7 @@ class _Builder:
         self.computes: list[Array] = []  # by group, ms of each slice
         self.needs: list[float] = []
         self.rows: dict[int, _Rows] = {}
-        self.moved: list[tuple[Array, Array]] = []  # what each slice takes, and its neighbours
+        self.single: list[tuple[tuple[int, int, int, int], int, dict[str, float]]] = []
         self.count = 0
 
     def _ends(self, first: int, last: int) -> Iterable[tuple[int, int, Array, Array]]:
@@ -172,7 +180,7 @@ class _Builder:
 
     def add_shards(self, run: Run) -> None:
         overhead = self.base.overheads.memory_bytes + max(run.way.held_bytes)
-        number = self._new_group(Group(run=run), run.way.work_ms, overhead)
+        number = self._new_group(Group(runs=(run,)), run.way.work_ms, overhead)
         first, last = self.column[run.first], self.column[run.last]
         kind = self.traffic.parts_of(last, run.way)
         for source, target, before, after in self._ends(run.first, run.last):
@@ -182,6 +190,51 @@ class _Builder:
                 self._add((source, target, have, JOINED), number, received, joined)
                 if kind != WHOLE:
                     self._add((source, target, have, kind), number, received, plain)
+
+    def add_pipeline(self, runs: tuple[Run, ...]) -> None:
+        """Stages after each other, and chunks of time: a chunk is in one stage while the next one is in
+        the stage before, so that of all calls stages + chunks - 1 follow each other.
+        """
+        traffic, model, chunks = self.traffic, self.model, runs[0].way.degree
+        overhead = self.base.overheads.memory_bytes
+        need = overhead + max(max(run.way.held_bytes) for run in runs)
+        works = [ms for run in runs for ms in run.way.work_ms]
+        number = self._new_group(Group(runs=runs), works, need)
+        places = [self.column[run.first] for run in runs] + [self.column[runs[-1].last]]
+        inner = [self.states[place][0] for place in places[1:-1]]
+        length = float(len(runs) + chunks - 1)
+        for source, target, before, after in self._ends(runs[0].first, runs[-1].last):
+            states = [source, *inner, target]
+            ways = [before, *(self.pairs.state_ways[state] for state in inner), after]
+            into: list[int | None] = []
+            out: list[int | None] = []
+            for index, run in enumerate(runs):
+                have = WHOLE if index == 0 else traffic.parts_of(places[index], runs[index - 1].way)
+                if index and have == WHOLE:
+                    return  # what is between two stages is more than one tensor
+                into.append(traffic.received(run.way, places[index], states[index], have,
+                                             ways[index], ways[index + 1]))  # fmt: skip
+                plain, joined = traffic.sent(run.way, places[index + 1], states[index + 1],
+                                             ways[index + 1])  # fmt: skip
+                out.append(joined if index == len(runs) - 1 else plain)
+            numbers = [n for n in (*into, *out) if n is not None]
+            if len(numbers) < len(into) + len(out):
+                continue
+            received = np.concatenate([traffic.slices(chunks, n) for n in numbers[: len(runs)]])
+            sent = np.concatenate([traffic.slices(chunks, n) for n in numbers[len(runs) :]])
+            moved = received + sent
+            extra = traffic.extra(chunks, numbers[0]) + traffic.extra(chunks, numbers[-1])
+            wait, cpu = moved[:, 0] + model.handle.wait_ms, moved[:, 1] + model.handle.cpu_ms
+            waits = model.call.wait_ms + slowest_extra_ms(model.call, 2)  # for two slices before
+            row = {
+                "wait": wait.max(), "cpu": cpu.max(), "compute": max(works),
+                "all_wait": wait.sum(), "all_cpu": cpu.sum(), "all_compute": sum(works),
+                "count": float(len(works)), "length": length,
+                "caller_wait": waits + moved[:, 2].max() + extra[[0, 2]].sum() / length,
+                "caller_cpu": moved[:, 3].max() + model.call.cpu_ms + extra[3] / length,
+                "usd": moved[:, 4].sum() + extra[4] + len(works) * model.request_usd, "need": need,
+            }  # fmt: skip
+            self.single.append(((source, target, WHOLE, JOINED), number, row))
 
     def _add(
         self, ends: tuple[int, int, int, int], group: int, received: int | None, sent: int | None
@@ -204,6 +257,11 @@ class _Builder:
             ends += rows.ends
             groups += rows.group
             values.append(self._values(width, rows))
+        if self.single:
+            ends += [each[0] for each in self.single]
+            groups += [each[1] for each in self.single]
+            rows_of = [each[2] for each in self.single]
+            values.append({name: np.array([row[name] for row in rows_of]) for name in COLUMNS})
         joined = {
             name: np.concatenate([each[name] for each in values]) if values else np.zeros(0)
             for name in COLUMNS
@@ -262,6 +320,7 @@ class _Builder:
             "caller_cpu": caller[:, 1] + extra[:, 3],
             "usd": moved[:, :, 4].sum(axis=1) + extra[:, 4] + width * model.request_usd,
             "need": np.array(self.needs)[group],
+            "length": np.ones(len(group)),
         }  # fmt: skip
 
     def _joins(self) -> dict[str, Array]:

@@ -46,18 +46,19 @@ _MOST_WEIGHT = 1e12  # ms per US dollar
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
     """One step of a plan: a slice, or slices that run at the same time. `ops` are those of each slice,
-    none where `sharding` splits them, an empty set for a slice that only puts shards' results together.
+    none where `shardings` split them (several: the stages of a pipeline), an empty set for a slice that
+    only puts shards' results together.
     """
 
     ops: tuple[set[int], ...]
     memory_mb: int
-    sharding: Sharding | None = None
+    shardings: tuple[Sharding, ...] = ()
     gain_ms: float = 0.0
 
     @property
     def width(self) -> int:
         """How many slices."""
-        return self.sharding.degree if self.sharding else len(self.ops)
+        return sum(sharding.degree for sharding in self.shardings) or len(self.ops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,7 @@ class Choice:
     @property
     def shardings(self) -> tuple[Sharding, ...]:
         """What is split into shards."""
-        return tuple(step.sharding for step in self.steps if step.sharding is not None)
+        return tuple(sharding for step in self.steps for sharding in step.shardings)
 
 
 class Optimiser:
@@ -201,8 +202,8 @@ class Optimiser:
     def _shard_needs(self, arcs: Arcs | None, group: int) -> float:
         """What the largest shard of a group takes of memory; nothing more if it has none."""
         assert arcs is not None
-        run = arcs.groups[group].run
-        return self._in_shards(run)[1] if run else 0.0
+        runs = arcs.groups[group].runs
+        return max((self._in_shards(run)[1] for run in runs), default=0.0)
 
     def _in_shards(self, run: Run) -> tuple[Sharding, float]:
         if run not in self._applied:
@@ -258,19 +259,19 @@ class Optimiser:
             if step.kind == "slice":
                 before, after = int(pairs.source[step.index]), int(pairs.target[step.index])
                 slices = [_nodes(pairs, before, after)]
-                sharding = None
+                shardings: tuple[Sharding, ...] = ()
             else:
                 assert arcs is not None
                 group = arcs.groups[int(arcs.group[step.index])]
                 after = int(arcs.target[step.index])
                 slices = [list(nodes) for nodes in group.branches]
-                sharding = self._in_shards(group.run)[0] if group.run else None
+                shardings = tuple(self._in_shards(run)[0] for run in group.runs)
             ops = [{op for node in nodes for op in problem.graph.ops[node]} for nodes in slices]
             for each in ops:
                 add_inlined(self.base, each, inlined)
             ms, _ = self.search.taken(step, memory, caller_mb)
             steps.append(
-                Chosen(ops=tuple(ops), memory_mb=memory, sharding=sharding,
+                Chosen(ops=tuple(ops), memory_mb=memory, shardings=shardings,
                        gain_ms=self._alone_ms(step, memory, caller_mb) - ms)
             )  # fmt: skip
             for link, way in enumerate(pairs.state_ways[after].tolist()):

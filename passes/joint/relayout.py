@@ -50,7 +50,7 @@ def relayout(
     together: list[str] = []  # ops that the next step begins with
     cuts: set[str] = set()
     for number, step in enumerate(choice.steps):
-        if step.sharding is None:
+        if not step.shardings:
             here = [Slot(number, index) for index in range(len(step.ops))]
             for slot, ops in zip(here, step.ops, strict=True):
                 for each in ops:
@@ -59,12 +59,14 @@ def relayout(
                 homes[name] = here[:1]
             together = []
         else:
-            became = next(left)
-            here = [Slot(number, index) for index in range(step.sharding.degree)]
-            for slot, names in zip(here, became.shards, strict=True):
+            here = [Slot(number, index) for index in range(step.width)]
+            became = [next(left) for _ in step.shardings]
+            names_of = [names for each in became for names in each.shards]
+            for slot, names in zip(here, names_of, strict=True):
                 for name in names:
                     homes[name] = [slot]
-            together, cuts = list(became.combines), cuts | set(became.cuts)
+            together = list(became[-1].combines)
+            cuts = cuts.union(name for each in became for name in each.cuts)
         slots += here
     _place_the_rest(graph, homes, cuts)
     members = {slot: set[int]() for slot in slots}
@@ -115,20 +117,27 @@ def group_records(
             found.append(None)
             continue
         group = numbers.setdefault(slot.step, len(numbers))
-        told = _shards_told(graph, step.sharding) if step.sharding else _branches_told(graph, step)
+        told = (
+            _shards_told(graph, step.shardings) if step.shardings else _branches_told(graph, step)
+        )
         gain = None if math.isnan(step.gain_ms) else step.gain_ms
         found.append({"group": group, "index": slot.index, "gain_ms": gain, **told})
     return found
 
 
-def _shards_told(graph: OpGraph, sharding: Sharding) -> Mapping[str, Any]:
-    moved = [moved for part in sharding.parts for moved in (*part.received, *part.sent)]
-    whole = {name: graph.tensor[name].bytes for name, _ in moved}
-    once = sum(graph.op[name].time for name in sharding.ops)
-    done = sum(graph.op[name].time * share for part in sharding.parts for name, share in part.work)
+def _shards_told(graph: OpGraph, shardings: Sequence[Sharding]) -> Mapping[str, Any]:
+    parts = [part for sharding in shardings for part in sharding.parts]
+    moved = [moved for part in parts for moved in (*part.received, *part.sent)]
+    whole = {name: 0 for name, _ in moved}
+    for sharding in shardings:  # what goes from one stage of a pipeline to the next goes there once
+        for end in ("received", "sent"):
+            for name in {name for part in sharding.parts for name, _ in getattr(part, end)}:
+                whole[name] += graph.tensor[name].bytes
+    once = sum(graph.op[name].time for sharding in shardings for name in sharding.ops)
+    done = sum(graph.op[name].time * share for part in parts for name, share in part.work)
     return {
-        "of": sharding.degree,
-        "kind": sharding.kind,
+        "of": len(parts),
+        "kind": shardings[0].kind,
         "extra_bytes": sum(size for _, size in moved) - sum(whole.values()),
         "redundant_compute": max(0.0, done / once - 1) if once else 0.0,
     }

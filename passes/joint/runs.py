@@ -50,10 +50,39 @@ def runs_of_shards(
         order, starts = _order(base, problem, inlined, places[: number + 1])
         ops = [base.graph.ops[op] for op in order]
         for way in sweep(base.graph, ops, list(starts), degrees):
-            if way.once_ms - max(way.work_ms) > least_ms[way.degree]:
+            if way.is_by_time or way.once_ms - max(way.work_ms) > least_ms[way.degree]:
                 names = tuple(base.graph.ops[op].name for op in sorted(order[way.start :]))
                 found.append(Run(first=starts[way.start], last=last, way=way, ops=names))
     return tuple(found), True
+
+
+def pipelines(runs: Sequence[Run], most: int) -> list[tuple[Run, ...]]:
+    """Runs by time, one after the other, into as many chunks each: for both ends, every number of stages
+    and of chunks, the stages whose slowest one takes least.
+    """
+    found: list[tuple[Run, ...]] = []
+    for chunks in dict.fromkeys(run.way.degree for run in runs):
+        after: dict[int, list[Run]] = {}
+        for run in runs:
+            if run.way.degree == chunks:
+                after.setdefault(run.first, []).append(run)
+        for first in after:
+            paths: dict[int, tuple[Run, ...]] = {first: ()}
+            for _ in range(most):
+                longer: dict[int, tuple[Run, ...]] = {}
+                for last, path in paths.items():
+                    for run in after.get(last, ()):
+                        tried = (*path, run)
+                        if run.last not in longer or _slowest(tried) < _slowest(longer[run.last]):
+                            longer[run.last] = tried
+                paths = longer
+                found += [path for path in paths.values() if len(path) > 1]
+    return found
+
+
+def _slowest(path: Sequence[Run]) -> tuple[float, float]:
+    works = [max(run.way.work_ms) for run in path]
+    return max(works), sum(works)
 
 
 def _order(

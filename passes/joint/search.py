@@ -64,7 +64,9 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What slices take, for one caller: `all_` sums of `count` slices are paid for, the others pass."""
+    """What slices take, for one caller: `all_` sums of `count` slices are paid for, the others pass,
+    `length` times one after the other.
+    """
 
     wait: Array
     cpu: Array
@@ -76,6 +78,7 @@ class _Columns:
     caller_wait: Array
     caller_cpu: Array
     usd: Array
+    length: Array
 
 
 class Search:
@@ -143,7 +146,8 @@ class Search:
         wait, cpu, compute = pairs.wait[part], pairs.cpu[part], pairs.compute[part]
         caller = pairs.caller_wait[part], pairs.caller_cpu[part]
         count = np.ones_like(wait)
-        return _Columns(wait, cpu, compute, wait, cpu, compute, count, *caller, pairs.usd[part])
+        usd = pairs.usd[part]
+        return _Columns(wait, cpu, compute, wait, cpu, compute, count, *caller, usd, count)
 
     def _price(
         self, found: _Columns, need_bytes: Array, prices: Prices, caller_mb: int
@@ -155,13 +159,15 @@ class Search:
         slice_usd = model.gb_ms_usd(1)  # per MB and ms
         per_ms = prices.ms + prices.usd * caller_usd
         caller_ms = found.caller_wait + self._elapsed(found.caller_cpu, caller_mb)
+        caller_ms = found.length * caller_ms
         fixed = per_ms * caller_ms + prices.usd * found.usd
 
         def value_at(memory: Array, threaded: float = 1.0) -> Array:
             passed = found.wait + self._elapsed(found.cpu + found.compute / threaded, memory)
             each = (found.all_cpu + found.all_compute / threaded) / found.count
             paid = found.all_wait + found.count * self._elapsed(each, memory)
-            value: Array = fixed + per_ms * passed + prices.usd * slice_usd * memory * paid
+            value: Array = fixed + per_ms * found.length * passed
+            value += prices.usd * slice_usd * memory * paid
             return value
 
         ideal = self._ideal(found, per_ms, prices.usd * slice_usd)
@@ -240,7 +246,8 @@ class Search:
         each = (found.all_cpu[0] + found.all_compute[0] / threaded) / count
         paid = found.all_wait[0] + count * model.elapsed(each, memory)
         caller = found.caller_wait[0] + model.elapsed(found.caller_cpu[0], caller_mb)
-        return float(passed + caller), float(found.usd[0] + paid * model.gb_ms_usd(memory))
+        ms = found.length[0] * (passed + caller)
+        return float(ms), float(found.usd[0] + paid * model.gb_ms_usd(memory))
 
     def measure(self, pair: int) -> None:
         """Put what the slice really needs in the place of its lower bound."""

@@ -231,20 +231,29 @@ class Traffic:
         """A slice that receives and sends these and computes nothing, as a row of an arc."""
         model = self._model
         into, out = self._taken(received, "receive"), self._taken(sent, "send")
-        moved = np.full(5, np.inf) if into is None or out is None else into + out
+        never = np.array([np.inf, 0.0, 0.0, 0.0, 0.0])
+        moved = never if into is None or out is None else into + out
         wait, cpu = moved[0] + model.handle.wait_ms, moved[1] + model.handle.cpu_ms
         return {
             "wait": wait, "cpu": cpu, "compute": 0.0,
             "all_wait": wait, "all_cpu": cpu, "all_compute": 0.0, "count": 1.0,
             "caller_wait": moved[2] + model.call.wait_ms,
             "caller_cpu": moved[3] + model.call.cpu_ms,
-            "usd": moved[4] + model.request_usd, "need": 0.0,
+            "usd": moved[4] + model.request_usd, "need": 0.0, "length": 1.0,
         }  # fmt: skip
 
     def _enter(self, slices: Array, extra: Array, first: float) -> int:
         entries = self._entries.setdefault(len(slices), [])
         entries.append(_Entry(slices, extra, first))
         return len(entries) - 1
+
+    def slices(self, width: int, number: int) -> Array:
+        """By slice and column, what a group of so many slices takes."""
+        return self._entries[width][number].slices
+
+    def extra(self, width: int, number: int) -> Array:
+        """By column, what its neighbours take more."""
+        return self._entries[width][number].extra
 
     def table(self, width: int) -> Array:
         """By number, slice and column, what groups of so many slices take."""

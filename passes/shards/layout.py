@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from slicewise.graph import TENSOR, WEIGHT, Op, OpGraph
 from slicewise.passes.shards.along import Share
 from slicewise.passes.shards.parts import Part, Step, base, is_reference, merged, references
-from slicewise.passes.shards.products import HEAVY
+from slicewise.passes.shards.products import HEAVY, TIME
 from slicewise.passes.shards.rules import step
 from slicewise.passes.shards.sums import summed
 
@@ -105,6 +106,26 @@ def layout(graph: OpGraph, group: Sequence[Op], share: Share) -> Layout | None:
         steps=shard.steps,
         axes=frozenset(shard.axes - {""}),
     )
+
+
+def in_sequence(shards: Sequence[Layout | Backwards], op: Op) -> bool:
+    """Whether an op by time has one chunk in each shard, each chunk from where the one before ends."""
+    for tensor in op.outputs:
+        chunks = [shard.made.get(tensor) or () for shard in shards]
+        steps = [
+            shard.steps.get((tensor, part))
+            for shard, parts in zip(shards, chunks, strict=True)
+            for part in parts
+        ]
+        if any(one is not None and one.axis == TIME for one in steps):
+            ends = [(part.start, part.end) for parts in chunks for part in parts]
+            if (
+                len(ends) != len(shards)
+                or ends[0][0]
+                or any(before[1] != after[0] for before, after in pairwise(ends))
+            ):
+                return False
+    return True
 
 
 def reads(op: Op, one: Step | None) -> list[tuple[str, Part | None]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from slicewise.graph import TENSOR, Op, OpGraph
 from slicewise.passes.shards.along import Along, Share, choices, results_of, shares, unevenly
-from slicewise.passes.shards.layout import Backwards, Parts
+from slicewise.passes.shards.layout import Backwards, Parts, in_sequence
 from slicewise.passes.shards.measure import fraction, work_of
 from slicewise.passes.shards.parts import Part
+from slicewise.passes.shards.products import TIME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Swept:
 
     By shard: `work_ms`, the parts of tensors that it receives and returns (of a summand: None), and
     the memory of the weights that it holds at least. `once_ms` is what the ops take unsplit.
+    `is_by_time`: each shard needs the state of recurrent layers that the one before ends with.
     """
 
     start: int
@@ -28,6 +30,7 @@ class Swept:
     received: tuple[Mapping[str, Parts], ...]
     sent: tuple[Mapping[str, Part | None], ...]
     held_bytes: tuple[int, ...]
+    is_by_time: bool
 
 
 def sweep(
@@ -80,6 +83,8 @@ def _swept(
         amounts = [shard.take(op) for shard in shards]
         if any(amount is None for amount in amounts):
             break
+        if not in_sequence([shard.back for shard in shards], op):
+            break
         once += op.time
         is_split = is_split or any(amount not in (0, 1) for amount in amounts)
         wanted.difference_update(op.outputs)
@@ -96,6 +101,7 @@ def _swept(
                         received=received,
                         sent=tuple(share.results for share in shared),
                         held_bytes=tuple(int(shard.held_bytes) for shard in shards),
+                        is_by_time=TIME in shards[0].back.axes,
                     )
                 )
     return found

@@ -304,3 +304,62 @@ def test_a_dynamic_batch_stays_dynamic(tmp_path: Any) -> None:
     wanted = run(core.converted.program, inputs)
     close(run(program, inputs), wanted)
     close(run_onnx(program, inputs, tmp_path), wanted)
+
+
+class Stack(nn.Module):
+    """Recurrent layers with a sum around each, embedding and head."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], layers: int, batch_first: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 12)
+        self.layers = nn.ModuleList(
+            kind(12, 12, num_layers=1 + index % 2, batch_first=batch_first)
+            for index in range(layers)
+        )
+        self.head = nn.Linear(12, 7)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("degree", "batch_first"), [(2, True), (3, True), (3, False), (4, True), (8, True)]
+)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_by_chunks_of_time(
+    kind: type[nn.LSTM | nn.GRU], degree: int, batch_first: bool, tmp_path: Any
+) -> None:
+    inputs = (torch.randint(0, 50, (2, 13) if batch_first else (13, 2)),)
+    core = core_of(Stack(kind, 3, batch_first), inputs)
+    names = ops(core)
+    middle = (
+        names.index(next(op.name for op in core.graph.ops if op.kind.startswith("aten.add"))) + 1
+    )
+    chosen = []
+    for group in (names[:middle], names[middle:]):
+        found = [w for w in shardings(core.graph, group, [degree]) if w.kind == "time"]
+        assert len(found) == 1
+        assert [part.work[-1][1] for part in found[0].parts] == pytest.approx(
+            [1 / degree] * degree, abs=0.1
+        )
+        chosen += found
+    program, told = apply_shardings(core.converted.program, chosen, aliases=core.converted.aliases)
+    wanted = run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    # Each chunk waits for the state of the one before, and for its own of the layers before: no other.
+    graph, _ = analyse(program, name="m", aliases={}, dim_names={})
+    owner = {name: (one.sharding, one.shard) for one in told for name in one.ops}
+    makers: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for op in graph.ops:
+        if op.name in owner:
+            here = makers.setdefault(owner[op.name], set())
+            before = [graph.tensor[name].producer for name in op.inputs]
+            here |= {owner[name] for name in before if name in owner} - {owner[op.name]}
+    assert makers[0, 0] == set() and makers[0, 1] == {(0, 0)}
+    assert makers[1, 0] == {(0, 0)} and makers[1, 1] == {(0, 1), (1, 0)}
+    if degree == 3:
+        close(run_onnx(program, inputs, tmp_path), wanted)

@@ -72,9 +72,7 @@ def test_shards_count_as_slices(convolutions: OpGraph) -> None:
     graph = timed(convolutions, 200)
     for most in (2, 3, 5):
         choice = chosen(graph, 16, max_slices=most)
-        slices = sum(
-            step.sharding.degree if step.sharding else len(step.ops) for step in choice.steps
-        )
+        slices = sum(step.width for step in choice.steps)
         assert slices <= most
 
 

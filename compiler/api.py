@@ -207,7 +207,7 @@ def frontier(
     )  # fmt: skip
     with step("choosing cuts from the fastest to the cheapest"):
         cuts = frontier_cuts(work, points)
-    return tuple(plan_of(held, "latency", *found) for held, *found in cuts)
+    return tuple(plan_of(held, "latency", found, settings) for held, found, settings in cuts)
 
 
 def serve(directory: str | Path, **options: Any) -> Endpoint:

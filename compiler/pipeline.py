@@ -149,7 +149,7 @@ def cut(
         found = all_choices(work, objective, goal, overheads, shards=False)
         return min(
             (decision(found, choice) for choice in found.choices),
-            key=lambda each: _predicted(work, *each, objective),
+            key=lambda each: _predicted(work, each[0], each[1], objective),
         )
     parts = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
     memory_mb = {
@@ -193,11 +193,11 @@ def frontier_cuts(work: Work, points: int) -> list[tuple[Work, Partition, Settin
         most=work.limits.max_parallel or 1, shards=True,
     )  # fmt: skip
     made = [carried_out(work, found, choice, overheads) for choice in found.choices]
-    figures = []
-    for each in made:
-        if each is not None:
-            prediction = plan_of(each[0], "latency", *each[1:]).prediction
-            figures.append((prediction.latency_ms, prediction.cost_per_million_usd, each))
+    figures = [
+        (_predicted(*each, "latency"), _predicted(*each, "cost"), each)
+        for each in made
+        if each is not None
+    ]
     figures.sort(key=lambda figure: figure[:2])
     kept: list[tuple[Work, Partition, Settings]] = []
     cheapest = math.inf

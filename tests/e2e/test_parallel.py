@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 import slicewise
+from slicewise.pipeline import all_choices, carried_out, plan_of, prepare, write
+from slicewise.plan import ORCHESTRATIONS
+from slicewise.progress import steps
 
 # Calls and bytes cost little, and a vCPU takes more memory than functions have: parallel slices pay.
 PROFILE = """
@@ -129,3 +132,54 @@ def test_shards_compute_what_the_model_computes(
     assert slicewise.Plan.from_json(found.plan.to_json()) == found.plan
     with bundle.serve() as endpoint, torch.no_grad():
         torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    """LSTM layers with a sum around each, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(128, 128, batch_first=True) for _ in range(3))
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+def recurrent() -> tuple[nn.Module, torch.Tensor]:
+    return Recurrent(), torch.randn(1, 60, 128)
+
+
+@pytest.mark.parametrize("build", [convolutions, recurrent])
+@pytest.mark.parametrize("orchestration", ORCHESTRATIONS)
+def test_groups_under_every_orchestration(
+    build: Callable[[], tuple[nn.Module, torch.Tensor]],
+    orchestration: str,
+    profile: Path,
+    tmp_path: Path,
+) -> None:
+    """The plan that a coordinator would have, whoever drives it: a chain gains nothing by it."""
+    torch.manual_seed(0)
+    model, x = build()
+    model.eval()
+    work = prepare(
+        model, (x,), steps(False), target="lambda", limits=slicewise.Limits(max_parallel=3),
+        dynamic_shapes=None, transports=None, profile=profile, measure_times=False,
+        time_limit_s=20, orchestration=orchestration,
+    )  # fmt: skip
+    overheads = work.target.overheads(work.rule)
+    found = all_choices(work, "latency", None, overheads, shards=True)
+    kinds = {sharding.kind for sharding in found.choices[0].shardings}
+    assert kinds <= ({"time", "tokens"} if build is recurrent else {"rows", "columns"})
+    assert kinds
+    made = carried_out(work, found, found.choices[0], overheads)
+    assert made is not None
+    plan = plan_of(made[0], "latency", *made[1:], warm_up=False)
+    bundle = write(made[0], plan, steps(False)).save(tmp_path / "bundle")
+    with bundle.serve() as endpoint, torch.no_grad():
+        torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
+        names = {part["slice"] for part in endpoint.last_trace["slices"]}
+    assert names == {part.name for part in plan.slices}

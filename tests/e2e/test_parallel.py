@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,39 @@ def test_branches_run_at_the_same_time(towers: nn.Module, profile: Path, tmp_pat
             trace[name]["began_ms"] < trace[other]["began_ms"] + trace[other]["call_ms"]
             for other in names
         )
+
+
+def test_goals_and_frontiers_have_groups(towers: nn.Module, profile: Path) -> None:
+    inputs = (torch.randn(512, 256),)
+
+    def plan(most: int | None, **options: Any) -> slicewise.Plan:
+        return slicewise.compile(
+            towers, inputs, profile=profile, measure_times=False, verify=False,
+            limits=slicewise.Limits(max_parallel=most), **options,
+        ).plan  # fmt: skip
+
+    def latency(found: slicewise.Plan) -> float:
+        assert found.prediction.latency_ms is not None
+        return found.prediction.latency_ms
+
+    alone, together = plan(1, objective="latency"), plan(None, objective="latency")
+    assert max(len(stage) for stage in alone.stages) == 1
+    assert max(len(stage) for stage in together.stages) in (2, 3, 4)
+    assert latency(together) < 0.9 * latency(alone)
+    between = (latency(alone) + latency(together)) / 2
+    with pytest.raises(slicewise.InfeasibleError, match="no plan keeps latency_ms"):
+        plan(1, goal=slicewise.Goal(latency_ms=between))
+    asked = plan(4, goal=slicewise.Goal(latency_ms=between))
+    assert latency(asked) <= between
+    assert max(len(stage) for stage in asked.stages) > 1
+    plans = slicewise.frontier(
+        towers, inputs, profile=profile, measure_times=False, points=4,
+        limits=slicewise.Limits(max_parallel=4),
+    )  # fmt: skip
+    assert latency(plans[0]) == pytest.approx(latency(together), rel=0.01)
+    assert max(len(stage) for stage in plans[0].stages) > 1
+    costs = [found.prediction.cost_per_million_usd or 0.0 for found in plans]
+    assert costs == sorted(costs, reverse=True)
 
 
 def convolutions() -> tuple[nn.Module, torch.Tensor]:

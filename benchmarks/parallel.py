@@ -35,7 +35,7 @@ import torch
 from models import StackedLstm, bert_base, image_model
 from torch import nn
 
-from slicewise import Plan
+from slicewise import InfeasibleError, Plan
 from slicewise.passes import Partition
 from slicewise.passes.joint.goal import Bounds, optimum
 from slicewise.passes.place import Settings
@@ -175,7 +175,7 @@ def plan_in(found: tuple[Work, Partition, Settings], memory_mb: int) -> tuple[Wo
 
 def everywhere(work: Work) -> tuple[Work, Partition, Settings] | None:
     """Cut by Gillis' rule: groups of exactly `max_parallel` shards, and slices of what none can split;
-    None where nothing can be split so.
+    None where nothing can be split so, or no functions of this memory hold what is left.
     """
     overheads = work.target.overheads(work.rule)
     found = all_choices(work, "latency", None, overheads, shards=True)
@@ -184,10 +184,13 @@ def everywhere(work: Work) -> tuple[Work, Partition, Settings] | None:
     arcs, pairs = search.arcs, search.pairs
     if arcs is None:
         return None
-    is_whole = [
-        len(group.runs) == 1 and group.width == work.limits.max_parallel for group in arcs.groups
+    fits = [
+        len(group.runs) == 1
+        and group.width == work.limits.max_parallel
+        and search.shard_needs(number) <= search.cap_mb * 2**20
+        for number, group in enumerate(arcs.groups)
     ]
-    kept = np.array(is_whole, dtype=bool)[arcs.group]
+    kept = np.array(fits, dtype=bool)[arcs.group]
     if not kept.any():
         return None
     need = np.where(kept, arcs.values["need"], np.inf)
@@ -201,7 +204,11 @@ def everywhere(work: Work) -> tuple[Work, Partition, Settings] | None:
         first, last = (pairs.prefixes[pairs.state_prefix[state]] for state in (a, b))
         if any(first & ~f == 0 and to & ~last == 0 for f, to in ends):
             search.need[pair] = np.inf
-    choice = optimum(optimiser, "latency", Bounds())
+    try:
+        choice = optimum(optimiser, "latency", Bounds())
+    except InfeasibleError as error:
+        print(f"  everywhere: {error}")
+        return None
     return carried_out(work, found, choice, overheads)
 
 

@@ -27,7 +27,8 @@ class Experts(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weights = self.gate(x).softmax(-1)
         found = torch.stack([expert(x) for expert in self.experts], -1)
-        return (found * weights.unsqueeze(-2)).sum(-1)
+        out: torch.Tensor = (found * weights.unsqueeze(-2)).sum(-1)
+        return out
 
 
 class Towers(nn.Module):
@@ -38,7 +39,8 @@ class Towers(nn.Module):
         self.user, self.item = Mlp(), Mlp()
 
     def forward(self, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        return (self.user(user) * self.item(item)).sum(-1)
+        out: torch.Tensor = (self.user(user) * self.item(item)).sum(-1)
+        return out
 
 
 class Prompted(nn.Module):

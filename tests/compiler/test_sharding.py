@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -266,20 +267,31 @@ def test_bert_by_heads_and_features(degree: int, tmp_path: Any) -> None:
         close(run_onnx(program, inputs, tmp_path), wanted)
 
 
-@pytest.mark.parametrize("degree", [2, 3, 4, 8])
-def test_recurrent_layers_by_batch_entries(degree: int, tmp_path: Any) -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
-            self.second = nn.GRU(10, 4, batch_first=True)
+class Recurrent(nn.Module):
+    """Both directions, then one."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.second(self.first(x)[0])[0]
-            return found
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.second = nn.GRU(10, 4, batch_first=True)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.second(self.first(x)[0])[0]
+        return found
+
+
+@pytest.fixture(scope="module")
+def recurrent() -> tuple[Core, Any]:
+    torch.manual_seed(0)
     inputs = (torch.randn(9, 7, 6),)
-    core = core_of(Recurrent(), inputs)
+    return core_of(Recurrent(), inputs), inputs
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4, 8])
+def test_recurrent_layers_by_batch_entries(
+    recurrent: tuple[Core, Any], degree: int, tmp_path: Any
+) -> None:
+    core, inputs = recurrent
     ways = shardings(core.graph, ops(core), [degree])
     assert [(way.kind, way.combine) for way in ways] == [("batch", "concatenate")]
     program, wanted = sharded(core, ways), run(core.converted.program, inputs)
@@ -326,6 +338,12 @@ class Stack(nn.Module):
         return found
 
 
+@cache
+def stack(kind: type[nn.LSTM | nn.GRU], batch_first: bool) -> tuple[Core, Any]:
+    inputs = (torch.randint(0, 50, (2, 13) if batch_first else (13, 2)),)
+    return core_of(Stack(kind, 3, batch_first), inputs), inputs
+
+
 @pytest.mark.parametrize(
     ("degree", "batch_first"), [(2, True), (3, True), (3, False), (4, True), (8, True)]
 )
@@ -333,8 +351,7 @@ class Stack(nn.Module):
 def test_recurrent_layers_by_chunks_of_time(
     kind: type[nn.LSTM | nn.GRU], degree: int, batch_first: bool, tmp_path: Any
 ) -> None:
-    inputs = (torch.randint(0, 50, (2, 13) if batch_first else (13, 2)),)
-    core = core_of(Stack(kind, 3, batch_first), inputs)
+    core, inputs = stack(kind, batch_first)
     names = ops(core)
     middle = (
         names.index(next(op.name for op in core.graph.ops if op.kind.startswith("aten.add"))) + 1

@@ -11,11 +11,11 @@ scaled: the slower the vCPUs, the more there is to gain.
 Rows: `single`, the whole model in one function; `sequential`, the plan of the least latency of slices
 one after the other; `everywhere`, Gillis' rule (ICDCS 2021) by our own search and execution: `--at-once`
 shards of every run of layers that can be split into so many, without asking whether it pays, the runs
-chosen best; `parallel`, the plan that `compile` chooses. Requests to all plans of a model take turns (a few
-of one plan, after one that does not count: functions that were idle are slower);
-a row whose plan is the one of the row before has that one's numbers. Columns: the caller's median and
-what was predicted of it, compute seconds (billed time of the slices), bytes that cross between slices,
-US dollars per million requests. Claims: `parallel` is never slower than `sequential` by more than 3 %,
+chosen best; `parallel`, the plan that `compile` chooses. Requests to all plans of a model take turns, a
+few of one plan after one that does not count: functions that were idle are slower. A row whose plan is
+the one of a row before has that one's numbers. Columns: the caller's median and what was predicted of
+it, compute seconds (billed time of the slices), bytes that cross between slices, US dollars per million
+requests. Claims: `parallel` is never slower than `sequential` by more than 3 %,
 predictions are within 10 %, and four shards make VGG-16 and WRN-50-3 at least 2.5 times as fast.
 """
 

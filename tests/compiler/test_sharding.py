@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -338,8 +337,17 @@ class Stack(nn.Module):
         return found
 
 
-@cache
-def stack(kind: type[nn.LSTM | nn.GRU], batch_first: bool) -> tuple[Core, Any]:
+@pytest.fixture(scope="module")
+def stacks() -> dict[tuple[str, bool], tuple[Core, Any]]:
+    torch.manual_seed(0)
+    return {
+        (kind.__name__, batch_first): stacked(kind, batch_first)
+        for kind in (nn.LSTM, nn.GRU)
+        for batch_first in (True, False)
+    }
+
+
+def stacked(kind: type[nn.LSTM | nn.GRU], batch_first: bool) -> tuple[Core, Any]:
     inputs = (torch.randint(0, 50, (2, 13) if batch_first else (13, 2)),)
     return core_of(Stack(kind, 3, batch_first), inputs), inputs
 
@@ -347,11 +355,15 @@ def stack(kind: type[nn.LSTM | nn.GRU], batch_first: bool) -> tuple[Core, Any]:
 @pytest.mark.parametrize(
     ("degree", "batch_first"), [(2, True), (3, True), (3, False), (4, True), (8, True)]
 )
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_recurrent_layers_by_chunks_of_time(
-    kind: type[nn.LSTM | nn.GRU], degree: int, batch_first: bool, tmp_path: Any
+    stacks: dict[tuple[str, bool], tuple[Core, Any]],
+    kind: str,
+    degree: int,
+    batch_first: bool,
+    tmp_path: Any,
 ) -> None:
-    core, inputs = stack(kind, batch_first)
+    core, inputs = stacks[kind, batch_first]
     names = ops(core)
     middle = (
         names.index(next(op.name for op in core.graph.ops if op.kind.startswith("aten.add"))) + 1

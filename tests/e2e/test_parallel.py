@@ -173,8 +173,8 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.LSTM(128, 128, batch_first=True) for _ in range(3))
-        self.head = nn.Linear(128, 10)
+        self.layers = nn.ModuleList(nn.LSTM(512, 512, batch_first=True) for _ in range(3))
+        self.head = nn.Linear(512, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for layer in self.layers:
@@ -184,7 +184,7 @@ class Recurrent(nn.Module):
 
 
 def recurrent() -> tuple[nn.Module, torch.Tensor]:
-    return Recurrent(), torch.randn(1, 60, 128)
+    return Recurrent(), torch.randn(1, 96, 512)
 
 
 @pytest.mark.parametrize("build", [convolutions, recurrent])
@@ -200,7 +200,7 @@ def test_groups_under_every_orchestration(
     model, x = build()
     model.eval()
     work = prepare(
-        model, (x,), steps(False), target="lambda", limits=slicewise.Limits(max_parallel=3),
+        model, (x,), steps(False), target="lambda", limits=slicewise.Limits(max_parallel=4),
         dynamic_shapes=None, transports=None, profile=profile, measure_times=False,
         time_limit_s=20, orchestration=orchestration,
     )  # fmt: skip

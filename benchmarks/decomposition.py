@@ -73,7 +73,9 @@ def measured(name: str, counts: list[int], requests: int) -> list[Row]:
     quiet = [serving.without_network(work, plan) for plan in plans]
     found: list[Row] = []
     for network, shown in ((None, quiet), ("aws", plans)):
-        served = serving.measured_in_turn(work, plans, inputs, requests=requests, network=network)
+        served = serving.measured_in_turn(
+            [(work, plan) for plan in plans], inputs, requests=requests, network=network
+        )
         rows = [Row(plan=plan, served=each) for plan, each in zip(shown, served, strict=True)]
         if network is None:
             found = rows

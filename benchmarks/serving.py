@@ -101,32 +101,36 @@ def measured(
 ) -> Served:
     """Warm requests to a plan, one at a time."""
     (found,) = measured_in_turn(
-        work, [plan], inputs, requests=requests, network=network, seed=seed, cpu_scale=cpu_scale
-    )  # fmt: skip
+        [(work, plan)], inputs, requests=requests, network=network, seed=seed, cpu_scale=cpu_scale
+    )
     return found
 
 
 def measured_in_turn(
-    work: Work,
-    plans: Sequence[Plan],
+    plans: Sequence[tuple[Work, Plan]],
     inputs: Any,
     *,
     requests: int,
     network: str | None,
     seed: int = 0,
     cpu_scale: float = 1.0,
+    burst: int = 1,
 ) -> list[Served]:
     """The same for several plans, whose requests take turns: what else this machine does, or the host
-    of this virtual machine, then hits all of them alike.
+    of this virtual machine, then hits all of them alike. A turn has `burst` requests; where it has more
+    than one, one before them does not count, for the functions have been idle while others ran.
     """
     with contextlib.ExitStack() as stack:
         options = {"network": network, "network_seed": seed, "cpu_scale": cpu_scale}
-        running = [_Running(stack, work, plan, inputs, options) for plan in plans]
+        running = [_Running(stack, work, plan, inputs, options) for work, plan in plans]
         for each in running:
             each.begin()
-        for _ in range(requests):
+        for _ in range(-(-requests // burst)):
             for each in running:
-                each.request()
+                if burst > 1:
+                    each.skip()
+                for _ in range(burst):
+                    each.request()
         return [each.served() for each in running]
 
 
@@ -147,6 +151,7 @@ class _Running:
         self.endpoint = stack.enter_context(bundle.serve(**options))
         self.call = _caller(self.endpoint, inputs)
         self.took: list[float] = []
+        self.skipped = 0
         self.traces: list[Mapping[str, Any]] = []
 
     def begin(self) -> None:
@@ -156,6 +161,10 @@ class _Running:
         expected = WARMING * (len(self.plan.slices) + 1) + warm_ups
         self.before = len(_reports(self.endpoint, expected))
 
+    def skip(self) -> None:
+        self.call()
+        self.skipped += 1
+
     def request(self) -> None:
         started = time.perf_counter()
         self.call()
@@ -163,7 +172,7 @@ class _Running:
         self.traces.append(self.endpoint.last_trace)
 
     def served(self) -> Served:
-        plan, requests = self.plan, len(self.took)
+        plan, requests = self.plan, len(self.took) + self.skipped
         reports = _reports(self.endpoint, self.before + requests * (len(plan.slices) + 1))
         names = {function: name for name, function in function_names(plan).items()}
         warm = reports[self.before :]

@@ -35,7 +35,15 @@ from slicewise.errors import (
 )
 from slicewise.goal import Goal, objective_of
 from slicewise.limits import MB, Limits
-from slicewise.pipeline import Work, cut_in_shards, plan_of, prepare, with_peaks, write
+from slicewise.pipeline import (
+    Work,
+    cut_in_shards,
+    frontier_cuts,
+    plan_of,
+    prepare,
+    with_peaks,
+    write,
+)
 from slicewise.plan import ORCHESTRATIONS, Plan
 from slicewise.progress import Steps, steps
 from slicewise.target import Endpoint
@@ -185,10 +193,10 @@ def frontier(
     """Plans of which none is both faster and cheaper than another, fastest first, at most `points`.
 
     The ends are the plans of the least latency and of the least cost; those between are on the convex
-    hull. Nothing is written: compile with a `Goal` for the one that you like.
+    hull. Nothing is written: compile with a `Goal` for the one that you like. Slices that run at the
+    same time are among them where `Limits(max_parallel=...)` is given; a plan with shards takes as long
+    as converting and timing the model does.
     """
-    from slicewise.passes.joint.decide import decide_frontier
-
     if points < 2:
         raise LimitsError(f"points={points}: a frontier has at least its two ends.")
     step = steps(progress)
@@ -198,12 +206,8 @@ def frontier(
         measure_times=measure_times,
     )  # fmt: skip
     with step("choosing cuts from the fastest to the cheapest"):
-        decisions = decide_frontier(
-            work.graph, work.limits, points, overheads=work.target.overheads(work.rule),
-            model=work.target.cost_model(work.limits), rule=work.rule,
-            parallel=work.times.parallel, time_limit_s=work.time_limit_s,
-        )  # fmt: skip
-    return tuple(plan_of(work, "latency", *decision) for decision in decisions)
+        cuts = frontier_cuts(work, points)
+    return tuple(plan_of(held, "latency", found, settings) for held, found, settings in cuts)
 
 
 def serve(directory: str | Path, **options: Any) -> Endpoint:

@@ -16,8 +16,7 @@ class Limits:
 
     `memory_mb` bounds the running function, `package_mb` the unpacked package, `payload_bytes` one
     call's request or reply, `weight_bytes` the weights of one slice, `max_slices` their number,
-    `max_parallel` how many run at the same time; for latency or cost, plans have slices that do so only
-    where it is given.
+    `max_parallel` how many run at the same time: for latency or cost None is 4.
     Raises `LimitsError` for anything that is not a positive number.
     """
 

@@ -4,6 +4,7 @@ the cut, to slices with their settings, to the plan, to ONNX files.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,9 +33,14 @@ if TYPE_CHECKING:
     from slicewise.optime import OpTimes
     from slicewise.passes import Partition
     from slicewise.passes.joint.decide import Choices
+    from slicewise.passes.joint.optimise import Choice
     from slicewise.passes.place import Settings
     from slicewise.passes.split import Split
     from slicewise.signature import Signature
+
+
+DEFAULT_PARALLEL = 4  # slices at the same time, for latency and cost
+LEAST_GAIN = 0.03  # predictions err: groups that gain less than this might lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +146,10 @@ def cut(
 
     target, limits = work.target, work.limits
     if objective != "bytes":
-        found = _choices(work, objective, goal, overheads, shards=False)
+        found = all_choices(work, objective, goal, overheads, shards=False)
         return min(
             (decision(found, choice) for choice in found.choices),
-            key=lambda each: _predicted(work, objective, *each),
+            key=lambda each: _predicted(work, each[0], each[1], objective),
         )
     parts = partition(work.crossing, limits, overheads=overheads, time_limit_s=work.time_limit_s)
     memory_mb = {
@@ -153,7 +159,12 @@ def cut(
     return parts, Settings(memory_mb=memory_mb, model=target.cost_model(limits))
 
 
-def _choices(
+def most_at_once(work: Work, objective: str) -> int:
+    """How many slices of a plan for this objective may run at the same time."""
+    return work.limits.max_parallel or (1 if objective == "bytes" else DEFAULT_PARALLEL)
+
+
+def all_choices(
     work: Work, objective: str, goal: Goal | None, overheads: Overheads, *, shards: bool
 ) -> Choices:
     """What there is to choose from for latency or cost."""
@@ -164,53 +175,108 @@ def _choices(
         work.crossing, limits, "latency" if objective == "latency" else "cost", goal=goal,
         overheads=overheads, model=work.target.cost_model(limits), rule=work.rule,
         parallel=work.times.parallel, time_limit_s=work.time_limit_s,
-        most=limits.max_parallel or 1, shards=shards,
+        most=most_at_once(work, objective), shards=shards,
     )  # fmt: skip
+
+
+def frontier_cuts(work: Work, points: int) -> list[tuple[Work, Partition, Settings]]:
+    """The cuts of which none is predicted both faster and cheaper than another, fastest first, each with
+    the work that has its program.
+    """
+    from slicewise.passes.joint.decide import frontier_choices
+
+    overheads = work.target.overheads(work.rule)
+    found = frontier_choices(
+        work.crossing, work.limits, points, overheads=overheads,
+        model=work.target.cost_model(work.limits), rule=work.rule,
+        parallel=work.times.parallel, time_limit_s=work.time_limit_s,
+        most=work.limits.max_parallel or 1, shards=True,
+    )  # fmt: skip
+    made = [carried_out(work, found, choice, overheads) for choice in found.choices]
+    figures = [
+        (_predicted(*each, "latency"), _predicted(*each, "cost"), each)
+        for each in made
+        if each is not None
+    ]
+    figures.sort(key=lambda figure: figure[:2])
+    kept: list[tuple[Work, Partition, Settings]] = []
+    cheapest = math.inf
+    for _, usd, each in figures:  # shards that are ops take other times than the search counted
+        if usd < cheapest:
+            kept.append(each)
+            cheapest = usd
+    return kept
 
 
 def cut_in_shards(
     work: Work, objective: str, goal: Goal | None, overheads: Overheads
 ) -> tuple[Work, Partition, Settings]:
-    """As `_cut`, and where shards are predicted better, with the program that has them."""
+    """As `cut`; where groups are predicted better by `LEAST_GAIN`, with the program that has them."""
+    from slicewise.passes.joint.decide import decision
+
+    if most_at_once(work, objective) == 1:
+        return work, *cut(work, objective, goal, overheads)
+    found = all_choices(work, objective, goal, overheads, shards=True)
+    choice, *others = found.choices
+    alone = (work, *decision(found, others[0])) if others else None
+    if others and choice.value > others[0].value * (1 - LEAST_GAIN):
+        choice = others[0]
+    made = carried_out(work, found, choice, overheads)
+    if made is None:
+        return alone or (work, *cut(work, objective, goal, overheads))
+    value = _predicted(*made, objective)
+    if alone is not None and not (
+        _keeps(made, goal) and value <= _predicted(*alone, objective) * (1 - LEAST_GAIN)
+    ):
+        return alone
+    if not choice.shardings:
+        return made
+    # The bound is the search's, which knew the shards' ops only by their shares of whole ones.
+    held, partition, settings = made
+    bound = min(partition.certificate.lower_bound, value)
+    proof = replace(
+        partition.certificate, status="bounded", lower_bound=bound, gap=1.0 - bound / value
+    )
+    return held, replace(partition, certificate=proof), settings
+
+
+def carried_out(
+    work: Work, found: Choices, choice: Choice, overheads: Overheads
+) -> tuple[Work, Partition, Settings] | None:
+    """A choice with the program that has its shards as ops; None where a function does not hold them."""
     from slicewise.passes.joint.decide import decision
     from slicewise.shards import Applying, with_shards
 
-    if objective == "bytes" or (work.limits.max_parallel or 1) == 1:
-        return work, *cut(work, objective, goal, overheads)
-    found = _choices(work, objective, goal, overheads, shards=True)
-    options: list[tuple[Work, Partition, Settings]] = []
-    for choice in found.choices:
-        if not choice.shardings:
-            options.append((work, *decision(found, choice)))
-            continue
-        made = with_shards(
-            Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
-                     rule=work.rule, limits=work.limits, measure_times=work.measure_times),
-            found, choice, overheads,
-        )  # fmt: skip
-        if made is not None:
-            rewritten, partition, settings = made
-            options.append((replace(work, **rewritten), partition, settings))
-    if not options:
-        return work, *cut(work, objective, goal, overheads)
-    best = min(options, key=lambda each: _predicted(each[0], objective, *each[1:]))
-    chosen_work, partition, settings = best
-    if not settings.shards:
-        return best
-    # The bound is the search's, which knew the shards' ops only by their shares of whole ones.
-    value = _predicted(chosen_work, objective, partition, settings)
-    proof = partition.certificate
-    bound = min(proof.lower_bound, value)
-    proof = replace(proof, status="bounded", lower_bound=bound, gap=1.0 - bound / value)
-    return chosen_work, replace(partition, certificate=proof), settings
+    if not choice.shardings:
+        return work, *decision(found, choice)
+    made = with_shards(
+        Applying(captured=work.captured, converted=work.converted, crossing=work.crossing,
+                 rule=work.rule, limits=work.limits, measure_times=work.measure_times),
+        found, choice, overheads,
+    )  # fmt: skip
+    if made is None:
+        return None
+    rewritten, partition, settings = made
+    return replace(work, **rewritten), partition, settings
 
 
-def _predicted(work: Work, objective: str, found: Partition, settings: Settings) -> float:
+def _predicted(work: Work, found: Partition, settings: Settings, objective: str) -> float:
     """What a decision makes of the objective, slice by slice."""
     prediction = plan_of(work, objective, found, settings).prediction
     value = prediction.latency_ms if objective == "latency" else prediction.cost_per_million_usd
     assert value is not None
     return value
+
+
+def _keeps(made: tuple[Work, Partition, Settings], goal: Goal | None) -> bool:
+    """Whether a plan is predicted to keep the goal, slice by slice."""
+    found = plan_of(made[0], "latency", *made[1:]).prediction
+    figures = (found.latency_ms, found.cost_per_million_usd)
+    bounds = (goal.latency_ms, goal.cost_per_million_usd) if goal else (None, None)
+    return all(
+        bound is None or (value is not None and value <= bound)
+        for value, bound in zip(figures, bounds, strict=True)
+    )
 
 
 def plan_of(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 ORCHESTRATIONS = ("coordinator", "chain", "stepfunctions")
+BRANCHES = "branches"  # the kind of a group whose slices share no ops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,8 @@ class TransportRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One ONNX model and one function. Bytes are bytes, `memory_mb` is the function's setting,
-    `packaging` how the target packs it, `modules` what of the model it is (`slicewise.modules`).
+    `packaging` how the target packs it, `modules` what of the model it is (`slicewise.modules`),
+    `shard` what is told of a group's slice (`slicewise.passes.joint.relayout`).
     """
 
     name: str

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from slicewise.graph import INPUT, OUTPUT
-from slicewise.plan import Edge, Plan, Slice, SplitRecord
+from slicewise.plan import BRANCHES, Edge, Plan, Slice, SplitRecord
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -96,7 +96,7 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
         title,
         f"Each slice within {', '.join(b for b in bounds if b)}.",
         *(escape(_split_line(split)) for split in plan.splits),
-        *(escape(line) for line in _group_lines(plan)),
+        *(escape(line) for line in group_lines(plan).values()),
         "",
         *(_slices(plan, narrow=narrow)),
         "",
@@ -308,26 +308,30 @@ def _split_line(split: SplitRecord) -> str:
     )
 
 
-def _group_lines(plan: Plan) -> list[str]:
-    """What every group of shards gains, and what it takes for that."""
+def group_lines(plan: Plan) -> dict[int, str]:
+    """What every group gains, and what it takes for that, by the group's number."""
     groups: dict[int, list[Slice]] = {}
     for part in plan.slices:
         if part.shard is not None:
             groups.setdefault(part.shard["group"], []).append(part)
-    lines = []
-    for number, parts in sorted(groups.items()):
-        told = parts[0].shard
-        assert told is not None
-        gain = told["gain_ms"]
-        gained = (
-            "no slice holds it alone" if gain is None else f"{gain:,.1f} ms less than one slice"
-        )
-        lines.append(
-            f"Group {number}: {told['kind']} in {told['of']} shards ({parts[0].name} to "
-            f"{parts[-1].name}), {gained}; {told['extra_bytes']:,} bytes and "
-            f"{told['redundant_compute']:.1%} of compute more than unsplit."
-        )
-    return lines
+    return {number: _group_line(number, parts) for number, parts in sorted(groups.items())}
+
+
+def _group_line(number: int, parts: Sequence[Slice]) -> str:
+    told = parts[0].shard
+    assert told is not None
+    gain = told["gain_ms"]
+    gained = "no slice holds it alone" if gain is None else f"{gain:,.1f} ms less than one slice"
+    what = (
+        f"{told['of']} branches"
+        if told["kind"] == BRANCHES
+        else f"{told['kind']} in {told['of']} shards"
+    )
+    return (
+        f"Group {number}: {what} ({parts[0].name} to {parts[-1].name}), {gained}; "
+        f"{told['extra_bytes']:,} bytes and {told['redundant_compute']:.1%} of compute more than "
+        "unsplit."
+    )
 
 
 def by_tensor(plan: Plan) -> list[list[Edge]]:

@@ -14,6 +14,7 @@ from slicewise.draft import Draft, Editor
 from slicewise.graph import WEIGHT, Op, OpGraph
 from slicewise.passes.shards.layout import Layout
 from slicewise.passes.shards.parts import Part, Place, Step, is_reference, references
+from slicewise.passes.shards.products import TIME
 from slicewise.passes.shards.sums import sum_size
 from slicewise.pieces import vocabulary_rows
 
@@ -50,19 +51,27 @@ class Writer(Scribe):
     """Writes what the layout of a shard says.
 
     `fetch` gives parts of tensors from outside of the group; `cuts` are ops that cut them for this shard
-    and are not its own.
+    and are not its own. `before` has written the shard before it.
     """
 
     def __init__(
-        self, draft: Draft, graph: OpGraph, layout: Layout, suffix: str, fetch: Fetch
+        self,
+        draft: Draft,
+        graph: OpGraph,
+        layout: Layout,
+        suffix: str,
+        fetch: Fetch,
+        before: Writer | None,
     ) -> None:
         super().__init__(draft, suffix)
         self.cuts: list[str] = []
+        self._before = before
         self._graph = graph
         self._layout = layout
         self._fetch = fetch
         self._values: dict[tuple[str, Part | None], fx.Node] = {}
         self._results: dict[tuple[str, Part | None, Step | None], fx.Node] = {}
+        self._states: dict[str, list[fx.Node]] = {}
 
     def write(self, op: Op) -> None:
         """The parts of its results that the shard makes."""
@@ -103,9 +112,24 @@ class Writer(Scribe):
         item = op.items[op.outputs.index(tensor)]
         return self.call(self._draft.node[op.name], tensor, operator.getitem, node, item)
 
+    def last_state(self, op: Op) -> list[fx.Node]:
+        """What a recurrent layer's chunk ends with: the results after the first one."""
+        if op.name not in self._states:
+            (node,) = (found for (name, _, _), found in self._results.items() if name == op.name)
+            origin = self._draft.node[op.name]
+            self._states[op.name] = [
+                self.call(origin, f"{op.name}_state_{item}", operator.getitem, node, item)
+                for item in range(1, len(node.meta["val"]))
+            ]
+        return self._states[op.name]
+
     def _applied(self, op: Op, part: Part | None, step: Step) -> fx.Node:
         origin = self._draft.node[op.name]
         given = self._arguments(op, origin, step)
+        if step.axis == TIME and part and part.start:
+            assert self._before is not None, "the first chunk begins with the model's own state"
+            states = self._before.last_state(op)
+            given["hx"] = states if len(states) > 1 else states[0]
         if step.is_moved:
             ((name, index), _) = step.reads[0]
             moved: fx.Node = given[name] if index < 0 else given[name][index]

@@ -112,9 +112,10 @@ class _Work:
         self.doomed += nodes
         self.combines[index] = []
         with draft.graph.inserting_before(anchor):
+            writer = None
             for shard, (share, layout) in enumerate(layouts(graph, sharding)):
                 suffix = f"_shard_{shard}_of_{sharding.degree}"
-                writer = Writer(draft, graph, layout, suffix, self.fetch)
+                writer = Writer(draft, graph, layout, suffix, self.fetch, writer)
                 self.writers.append((index, shard, writer))
                 for name in sharding.ops:
                     writer.write(graph.op[name])

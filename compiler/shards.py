@@ -15,7 +15,7 @@ from slicewise.optime import op_times, with_times
 from slicewise.passes import Partition
 from slicewise.passes.joint.decide import Choices, certificate
 from slicewise.passes.joint.optimise import Choice
-from slicewise.passes.joint.relayout import Applied, relayout, shard_records
+from slicewise.passes.joint.relayout import Applied, group_records, relayout
 from slicewise.passes.partitioning.ground import breaks, ground
 from slicewise.passes.partitioning.partitioner import describe
 from slicewise.passes.partitioning.recompute import measures
@@ -73,7 +73,7 @@ def with_shards(
         cross_slice_bytes=crossing_bytes,
         certificate=certificate(choice, found.objective, found.seconds),
     )
-    records = shard_records(given.crossing, choice, slots)
+    records = group_records(given.crossing, choice, slots)
     settings = Settings(
         memory_mb={
             part.name: max(choice.steps[slot.step].memory_mb, -(-part.memory_bytes // MB))

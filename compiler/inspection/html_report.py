@@ -16,6 +16,7 @@ from typing import Any
 from slicewise.errors import BundleError, SlicewiseError
 from slicewise.inspection.detail import Detail
 from slicewise.plan import Plan
+from slicewise.report import group_lines
 
 _LIBRARIES = ("d3", "dagre")
 _SCRIPTS = ("data", "charts", "graph", "main")
@@ -37,6 +38,7 @@ def write_report(
         "version": version("slicewise"),
         "plan": json.loads(plan.to_json()),
         "ops": None if detail is None else _ops(detail),
+        "groups": group_lines(plan),
         "handlers": dict(handlers or {}),
         "trace": trace,
         "frontier": [_point(each) for each in frontier],

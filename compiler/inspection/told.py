@@ -11,7 +11,15 @@ from slicewise.graph import INPUT, OUTPUT
 from slicewise.inspection.detail import Detail
 from slicewise.inspection.moves import Figures, Move, Why, near
 from slicewise.plan import Edge, Plan
-from slicewise.report import by_tensor, megabytes, route, shape_text, time_shares, where
+from slicewise.report import (
+    by_tensor,
+    group_lines,
+    megabytes,
+    route,
+    shape_text,
+    time_shares,
+    where,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,6 +59,8 @@ def slice_parts(data: Mapping[str, Any], plan: Plan) -> list[RenderableType]:
         f"Holds {megabytes(part.weight_bytes)} of weights; takes {megabytes(part.peak_memory_bytes)} "
         f"of its {part.memory_mb:,} MB; package {megabytes(part.package_bytes)} ({part.packaging}).",
     ]
+    if part.shard is not None:
+        lines.append(escape(group_lines(plan)[part.shard["group"]]))
     found = data["prediction"]
     if found is not None:
         lines.append(

@@ -13,6 +13,7 @@ from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
 from slicewise.passes.joint.goal import USD_PER_MILLION, Bounds, Objective, frontier, optimum
 from slicewise.passes.joint.optimise import Choice, Optimiser
+from slicewise.passes.joint.relayout import Slot, group_records
 from slicewise.passes.partitioning.partitioner import Partition, describe
 from slicewise.passes.place import Settings
 from slicewise.plan import Certificate, TransportRule
@@ -50,11 +51,13 @@ def decide(
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The best choice, and where it has groups, also the best one of slices one after the other."""
+    """What there is to choose from. For an objective: the best choice, and where it has groups, also the
+    best one of slices one after the other.
+    """
 
     optimiser: Optimiser
     choices: tuple[Choice, ...]
-    objective: Objective
+    objective: Objective | None
     seconds: float
 
 
@@ -89,7 +92,7 @@ def choices(
         else None,
     )
     found = [optimum(optimiser, objective, bounds)]
-    if any(len(step.ops) != 1 for step in found[0].steps):
+    if any(step.width > 1 for step in found[0].steps):
         try:
             plain = optimum(optimiser.one_by_one(), objective, bounds)
         except InfeasibleError:  # branches apart keep limits that no chain of slices does
@@ -108,7 +111,7 @@ def decision(found: Choices, choice: Choice) -> Decision:
     return _decision(found.optimiser, choice, found.objective, found.seconds)
 
 
-def decide_frontier(
+def frontier_choices(
     graph: OpGraph,
     limits: Limits,
     points: int,
@@ -118,19 +121,23 @@ def decide_frontier(
     rule: TransportRule,
     parallel: float,
     time_limit_s: float,
-) -> list[Decision]:
-    """The decisions of which none is both faster and cheaper than another, fastest first."""
+    most: int = 1,
+    shards: bool = False,
+) -> Choices:
+    """The choices of which none is both faster and cheaper than another, fastest first."""
     started = time.monotonic()
     optimiser = Optimiser(
         graph, limits, overheads=overheads, model=model, transports=rule.transports,
-        parallel=parallel, time_limit_s=time_limit_s,
+        parallel=parallel, time_limit_s=time_limit_s, most=most, shards=shards,
     )  # fmt: skip
-    found = frontier(optimiser, points)
-    seconds = time.monotonic() - started
-    return [
-        _decision(optimiser, replace(choice, value=choice.ms, lower_bound=choice.ms), None, seconds)
-        for choice in found
+    found = [
+        replace(choice, value=choice.ms, lower_bound=choice.ms)
+        for choice in frontier(optimiser, points)
     ]
+    return Choices(
+        optimiser=optimiser, choices=tuple(found), objective=None,
+        seconds=time.monotonic() - started,
+    )  # fmt: skip
 
 
 def certificate(choice: Choice, objective: Objective | None, seconds: float) -> Certificate:
@@ -151,6 +158,9 @@ def _decision(
     optimiser: Optimiser, choice: Choice, objective: Objective | None, seconds: float
 ) -> Decision:
     crossing, parts = describe(optimiser.base, choice.layout)
+    slots = [
+        Slot(step, index) for step, each in enumerate(choice.steps) for index in range(each.width)
+    ]
     proof = certificate(choice, objective, seconds)
     partition = Partition(slices=parts, cross_slice_bytes=crossing, certificate=proof)
     settings = Settings(
@@ -158,5 +168,12 @@ def _decision(
         model=optimiser.caller(choice.caller_mb),
         transports=choice.transports,
         usd_weight=choice.usd_weight,
+        shards={
+            part.name: record
+            for part, record in zip(
+                parts, group_records(optimiser.base.graph, choice, slots), strict=True
+            )
+            if record is not None
+        },
     )
     return partition, settings

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -18,12 +19,12 @@ from slicewise.cost import CostModel, Moved, entry_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
-from slicewise.passes.joint.groups import Shardable, build_arcs
+from slicewise.passes.joint.groups import Arcs, build_arcs
 from slicewise.passes.joint.pairs import Pairs, build_pairs
 from slicewise.passes.joint.prefixes import few_prefixes
 from slicewise.passes.joint.problem import CALLER_MB, JointProblem, joint_problem
 from slicewise.passes.joint.regions import boundaries, natural, regions
-from slicewise.passes.joint.runs import runs_of_shards
+from slicewise.passes.joint.runs import Run, applied, runs_of_shards
 from slicewise.passes.joint.search import Path, Prices, Search, Step
 from slicewise.passes.partitioning.feasible import refuse_impossible, unplaceable
 from slicewise.passes.partitioning.ground import Ground, breaks, ground, measure
@@ -45,13 +46,19 @@ _MOST_WEIGHT = 1e12  # ms per US dollar
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
     """One step of a plan: a slice, or slices that run at the same time. `ops` are those of each slice,
-    none where `sharding` splits them, an empty set for a slice that only puts shards' results together.
+    none where `shardings` split them (several: the stages of a pipeline), an empty set for a slice that
+    only puts shards' results together.
     """
 
     ops: tuple[set[int], ...]
     memory_mb: int
-    sharding: Sharding | None = None
+    shardings: tuple[Sharding, ...] = ()
     gain_ms: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """How many slices."""
+        return sum(sharding.degree for sharding in self.shardings) or len(self.ops)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +93,7 @@ class Choice:
     @property
     def shardings(self) -> tuple[Sharding, ...]:
         """What is split into shards."""
-        return tuple(step.sharding for step in self.steps if step.sharding is not None)
+        return tuple(sharding for step in self.steps for sharding in step.shardings)
 
 
 class Optimiser:
@@ -109,7 +116,8 @@ class Optimiser:
         deadline = time.monotonic() + time_limit_s
         self.most = most if limits.max_slices is None else min(most, limits.max_slices)
         self.shards = shards
-        self.shardable: tuple[Shardable, ...] | None = None
+        self.runs: tuple[Run, ...] | None = None
+        self._applied: dict[Run, tuple[Sharding, float]] = {}
         self.model, self.limits, self.parallel = model, limits, parallel
         self.base = base = ground(graph, limits, overheads)
         refuse_impossible(base)
@@ -169,15 +177,15 @@ class Optimiser:
         needs = _Needs(base, problem, pairs.prefixes)
         arcs = None
         if self.most > 1:
-            if self.shardable is None:
-                self.shardable = ()
+            if self.runs is None:
+                self.runs = ()
                 if self.shards:
                     until = deadline - (deadline - time.monotonic()) / 2
-                    self.shardable, complete = runs_of_shards(
+                    self.runs, complete = runs_of_shards(
                         base, problem, self.model, self.most, until
                     )
                     self.exact = self.exact and complete
-            arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.shardable)
+            arcs = build_arcs(base, problem, self.model, pairs, needs.of, self.most, self.runs)
             self.exact = self.exact and arcs.complete
             self.method += f", {len(arcs.groups)} groups"
         return Search(
@@ -188,7 +196,19 @@ class Optimiser:
             cap_mb=self.limits.memory_mb,
             parallel=self.parallel,
             most_slices=self.limits.max_slices,
+            shard_needs=partial(self._shard_needs, arcs),
         )
+
+    def _shard_needs(self, arcs: Arcs | None, group: int) -> float:
+        """What the largest shard of a group takes of memory; nothing more if it has none."""
+        assert arcs is not None
+        runs = arcs.groups[group].runs
+        return max((self._in_shards(run)[1] for run in runs), default=0.0)
+
+    def _in_shards(self, run: Run) -> tuple[Sharding, float]:
+        if run not in self._applied:
+            self._applied[run] = applied(self.base, run)
+        return self._applied[run]
 
     def one_by_one(self) -> Optimiser:
         """The same without groups: slices one after the other."""
@@ -239,18 +259,19 @@ class Optimiser:
             if step.kind == "slice":
                 before, after = int(pairs.source[step.index]), int(pairs.target[step.index])
                 slices = [_nodes(pairs, before, after)]
-                sharding = None
+                shardings: tuple[Sharding, ...] = ()
             else:
                 assert arcs is not None
                 group = arcs.groups[int(arcs.group[step.index])]
                 after = int(arcs.target[step.index])
-                slices, sharding = [list(nodes) for nodes in group.branches], group.sharding
+                slices = [list(nodes) for nodes in group.branches]
+                shardings = tuple(self._in_shards(run)[0] for run in group.runs)
             ops = [{op for node in nodes for op in problem.graph.ops[node]} for nodes in slices]
             for each in ops:
                 add_inlined(self.base, each, inlined)
             ms, _ = self.search.taken(step, memory, caller_mb)
             steps.append(
-                Chosen(ops=tuple(ops), memory_mb=memory, sharding=sharding,
+                Chosen(ops=tuple(ops), memory_mb=memory, shardings=shardings,
                        gain_ms=self._alone_ms(step, memory, caller_mb) - ms)
             )  # fmt: skip
             for link, way in enumerate(pairs.state_ways[after].tolist()):

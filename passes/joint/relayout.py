@@ -17,6 +17,7 @@ from slicewise.passes.joint.optimise import Choice, Chosen
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.partitioning.recompute import Layout, add_inlined, inlined_ops
 from slicewise.passes.shards import Sharding
+from slicewise.plan import BRANCHES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ def relayout(
     together: list[str] = []  # ops that the next step begins with
     cuts: set[str] = set()
     for number, step in enumerate(choice.steps):
-        if step.sharding is None:
+        if not step.shardings:
             here = [Slot(number, index) for index in range(len(step.ops))]
             for slot, ops in zip(here, step.ops, strict=True):
                 for each in ops:
@@ -58,12 +59,14 @@ def relayout(
                 homes[name] = here[:1]
             together = []
         else:
-            became = next(left)
-            here = [Slot(number, index) for index in range(step.sharding.degree)]
-            for slot, names in zip(here, became.shards, strict=True):
+            here = [Slot(number, index) for index in range(step.width)]
+            became = [next(left) for _ in step.shardings]
+            names_of = [names for each in became for names in each.shards]
+            for slot, names in zip(here, names_of, strict=True):
                 for name in names:
                     homes[name] = [slot]
-            together, cuts = list(became.combines), cuts | set(became.cuts)
+            together = list(became[-1].combines)
+            cuts = cuts.union(name for each in became for name in each.cuts)
         slots += here
     _place_the_rest(graph, homes, cuts)
     members = {slot: set[int]() for slot in slots}
@@ -96,36 +99,64 @@ def _place_the_rest(graph: OpGraph, homes: dict[str, list[Slot]], cuts: set[str]
             homes[op.name] = list(readers_of(op))
 
 
-def shard_records(
+def group_records(
     graph: OpGraph, choice: Choice, slots: Sequence[Slot]
 ) -> list[dict[str, Any] | None]:
-    """For every slice what the plan tells of it as a shard, None for the others.
+    """For every slice what the plan tells of it as a part of a group, None for the others.
 
-    `extra_bytes` are those that go to and from the shards beyond the whole tensors (halo, broadcast,
-    partial sums), `redundant_compute` is the share of the group's compute time that is done more than
-    once, `gain_ms` is against one slice of the same ops, None if none holds them.
+    `kind` says what is split, or that it is one of several branches. `extra_bytes` are those that go to
+    and from the slices beyond the whole tensors (halo, broadcast, partial sums), `redundant_compute` is
+    the share of the group's compute time that is done more than once, `gain_ms` is against one slice of
+    the same ops, None if none holds them.
     """
     numbers: dict[int, int] = {}
     found: list[dict[str, Any] | None] = []
     for slot in slots:
         step = choice.steps[slot.step]
-        if step.sharding is None:
+        if step.width == 1:
             found.append(None)
             continue
         group = numbers.setdefault(slot.step, len(numbers))
-        found.append({"group": group, "index": slot.index, **_told(graph, step, step.sharding)})
+        told = (
+            _shards_told(graph, step.shardings) if step.shardings else _branches_told(graph, step)
+        )
+        gain = None if math.isnan(step.gain_ms) else step.gain_ms
+        found.append({"group": group, "index": slot.index, "gain_ms": gain, **told})
     return found
 
 
-def _told(graph: OpGraph, step: Chosen, sharding: Sharding) -> Mapping[str, Any]:
-    moved = [moved for part in sharding.parts for moved in (*part.received, *part.sent)]
-    whole = {name: graph.tensor[name].bytes for name, _ in moved}
-    once = sum(graph.op[name].time for name in sharding.ops)
-    done = sum(graph.op[name].time * share for part in sharding.parts for name, share in part.work)
+def _shards_told(graph: OpGraph, shardings: Sequence[Sharding]) -> Mapping[str, Any]:
+    parts = [part for sharding in shardings for part in sharding.parts]
+    moved = [moved for part in parts for moved in (*part.received, *part.sent)]
+    whole = {name: 0 for name, _ in moved}
+    for sharding in shardings:  # what goes from one stage of a pipeline to the next goes there once
+        for end in ("received", "sent"):
+            for name in {name for part in sharding.parts for name, _ in getattr(part, end)}:
+                whole[name] += graph.tensor[name].bytes
+    once = sum(graph.op[name].time for sharding in shardings for name in sharding.ops)
+    done = sum(graph.op[name].time * share for part in parts for name, share in part.work)
     return {
-        "of": sharding.degree,
-        "kind": sharding.kind,
-        "gain_ms": None if math.isnan(step.gain_ms) else step.gain_ms,
+        "of": len(parts),
+        "kind": shardings[0].kind,
         "extra_bytes": sum(size for _, size in moved) - sum(whole.values()),
         "redundant_compute": max(0.0, done / once - 1) if once else 0.0,
+    }
+
+
+def _branches_told(graph: OpGraph, step: Chosen) -> Mapping[str, Any]:
+    """What several branches receive counts again for each but the first; so do ops that they all run."""
+    received: list[str] = []
+    ops = [[graph.ops[index] for index in sorted(branch)] for branch in step.ops]
+    for branch in ops:
+        made = {name for op in branch for name in op.outputs}
+        received += {name for op in branch for name in op.inputs}.difference(made)
+    once = {op.name: op.time for branch in ops for op in branch}
+    done = sum(op.time for branch in ops for op in branch)
+    total = sum(once.values())
+    return {
+        "of": len(ops),
+        "kind": BRANCHES,
+        "extra_bytes": sum(graph.tensor[name].bytes for name in received)
+        - sum(graph.tensor[name].bytes for name in set(received)),
+        "redundant_compute": done / total - 1 if total else 0.0,
     }

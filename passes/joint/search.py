@@ -28,6 +28,7 @@ from slicewise.cost import CostModel
 from slicewise.limits import MB
 from slicewise.passes.joint.groups import Arcs
 from slicewise.passes.joint.pairs import Pairs
+from slicewise.passes.joint.traffic import JOINED, WHOLE
 
 NEWTON = 6  # steps, from at most twice the root
 Array = NDArray[Any]
@@ -63,7 +64,9 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """What slices take, for one caller: `all_` sums of `count` slices are paid for, the others pass."""
+    """What slices take, for one caller: `all_` sums of `count` slices are paid for, the others pass,
+    `length` times one after the other.
+    """
 
     wait: Array
     cpu: Array
@@ -75,6 +78,7 @@ class _Columns:
     caller_wait: Array
     caller_cpu: Array
     usd: Array
+    length: Array
 
 
 class Search:
@@ -83,12 +87,16 @@ class Search:
     def __init__(
         self, pairs: Pairs, model: CostModel, needs: Needs, *, cap_mb: int, parallel: float,
         most_slices: int | None = None, arcs: Arcs | None = None,
+        shard_needs: Callable[[int], float] = lambda _: 0.0,
     ) -> None:  # fmt: skip
+        """`needs` measures single slices, `shard_needs` groups by number."""
         self.pairs, self.model, self.needs, self.arcs = pairs, model, needs, arcs
         self.cap_mb, self.parallel, self.most_slices = cap_mb, parallel, most_slices
         self.need = pairs.need.copy()
         self.measured = np.zeros(len(self.need), dtype=bool)
         self._known: dict[tuple[int, int], float] = {}
+        self.shard_needs = shard_needs
+        self._shards: dict[int, float] = {}
 
     def one_by_one(self) -> Search:
         """The same without groups; what was measured is shared."""
@@ -98,7 +106,24 @@ class Search:
 
     def best(self, prices: Prices, *, caller_mb: int, measure: bool = True) -> Path | None:
         """The cheapest way, or None; without `measure` a lower bound for every way."""
-        return _Walk(self, prices, caller_mb, measure).path()
+        while True:
+            path = _Walk(self, prices, caller_mb, measure).path()
+            if path is None or not measure or not self._grew(path):
+                return path
+
+    def _grew(self, path: Path) -> bool:
+        """Whether shards of the path need more memory than it gives them, now that they are measured."""
+        arcs, grew = self.arcs, False
+        for step, memory in zip(path.steps, path.memory_mb, strict=True):
+            if step.kind == "group" and arcs is not None:
+                group = int(arcs.group[step.index])
+                if group not in self._shards:
+                    self._shards[group] = self.shard_needs(group)
+                    same = arcs.group == group
+                    need = arcs.values["need"]
+                    need[same] = np.maximum(need[same], self._shards[group])
+                    grew = grew or self._shards[group] > memory * MB
+        return grew
 
     def price(self, part: slice | Array, prices: Prices, caller_mb: int) -> tuple[Array, Array]:
         """Value and memory (MB) of pairs at their best memory; infinite where they need too much."""
@@ -121,7 +146,8 @@ class Search:
         wait, cpu, compute = pairs.wait[part], pairs.cpu[part], pairs.compute[part]
         caller = pairs.caller_wait[part], pairs.caller_cpu[part]
         count = np.ones_like(wait)
-        return _Columns(wait, cpu, compute, wait, cpu, compute, count, *caller, pairs.usd[part])
+        usd = pairs.usd[part]
+        return _Columns(wait, cpu, compute, wait, cpu, compute, count, *caller, usd, count)
 
     def _price(
         self, found: _Columns, need_bytes: Array, prices: Prices, caller_mb: int
@@ -133,13 +159,15 @@ class Search:
         slice_usd = model.gb_ms_usd(1)  # per MB and ms
         per_ms = prices.ms + prices.usd * caller_usd
         caller_ms = found.caller_wait + self._elapsed(found.caller_cpu, caller_mb)
+        caller_ms = found.length * caller_ms
         fixed = per_ms * caller_ms + prices.usd * found.usd
 
         def value_at(memory: Array, threaded: float = 1.0) -> Array:
             passed = found.wait + self._elapsed(found.cpu + found.compute / threaded, memory)
             each = (found.all_cpu + found.all_compute / threaded) / found.count
             paid = found.all_wait + found.count * self._elapsed(each, memory)
-            value: Array = fixed + per_ms * passed + prices.usd * slice_usd * memory * paid
+            value: Array = fixed + per_ms * found.length * passed
+            value += prices.usd * slice_usd * memory * paid
             return value
 
         ideal = self._ideal(found, per_ms, prices.usd * slice_usd)
@@ -218,7 +246,8 @@ class Search:
         each = (found.all_cpu[0] + found.all_compute[0] / threaded) / count
         paid = found.all_wait[0] + count * model.elapsed(each, memory)
         caller = found.caller_wait[0] + model.elapsed(found.caller_cpu[0], caller_mb)
-        return float(passed + caller), float(found.usd[0] + paid * model.gb_ms_usd(memory))
+        ms = found.length[0] * (passed + caller)
+        return float(ms), float(found.usd[0] + paid * model.gb_ms_usd(memory))
 
     def measure(self, pair: int) -> None:
         """Put what the slice really needs in the place of its lower bound."""
@@ -236,9 +265,10 @@ class Search:
 class _Walk:
     """Dynamic programming over the states, for one price and caller.
 
-    `reached[row, 0, s]` is the least value of state s after a slice or branches, `reached[row, 1, s]`
-    after shards, whose results are still in parts; `whole[row, s]` the least when nothing is. A row is a
-    number of slices, if that is limited.
+    `reached[row, k, s]` is the least value of state s whose tensor lies in parts k: WHOLE after a slice
+    or branches, JOINED after shards for a slice that puts it together, others for other shards (see
+    `slicewise.passes.joint.groups`). `whole[row, s]` is the least when it is whole, perhaps by a join.
+    A row is a number of slices, if that is limited.
     """
 
     def __init__(self, search: Search, prices: Prices, caller_mb: int, measure: bool) -> None:
@@ -247,9 +277,10 @@ class _Walk:
         states = len(search.pairs.state_prefix)
         self.limited = search.most_slices is not None
         self.rows = (search.most_slices or 0) + 1
-        self.reached = np.full((self.rows, 2, states), np.inf)
+        kinds = search.arcs.kinds if search.arcs is not None else 1
+        self.reached = np.full((self.rows, kinds, states), np.inf)
         self.whole = np.full((self.rows, states), np.inf)
-        self.origin = np.full((self.rows, 2, states), -1, dtype=np.int64)
+        self.origin = np.full((self.rows, kinds, states), -1, dtype=np.int64)
         self.reached[0, 0, 0] = self.whole[0, 0] = 0.0
         if search.arcs is not None:
             self.arc_value, self.arc_memory = search.price_arcs(prices, caller_mb)
@@ -273,16 +304,18 @@ class _Walk:
         """As it is, and by a join after shards."""
         before = row - self.limited
         if self.search.arcs is None or before < 0:
-            return float(self.reached[row, 0, state]), np.inf
-        joined = self.reached[before, 1, state] + self.join_value[state]
-        return float(self.reached[row, 0, state]), float(joined)
+            return float(self.reached[row, WHOLE, state]), np.inf
+        joined = self.reached[before, JOINED, state] + self.join_value[state]
+        return float(self.reached[row, WHOLE, state]), float(joined)
 
     def _slice_into(self, state: int, row: int) -> None:
         search, begin = self.search, self.search.pairs.begin
         part = slice(int(begin[state]), int(begin[state + 1]))
         if part.start == part.stop:
             return
-        before = self.reached[row - self.limited, :, search.pairs.source[part]].min(axis=1)
+        before = self.reached[row - self.limited, : JOINED + 1, search.pairs.source[part]].min(
+            axis=1
+        )
         ways = before + self.value[part]
         while True:
             choice = int(ways.argmin())
@@ -290,8 +323,8 @@ class _Walk:
                 return
             pair = part.start + choice
             if not self.is_exact or search.measured[pair]:
-                self.reached[row, 0, state] = ways[choice]
-                self.origin[row, 0, state] = pair
+                self.reached[row, WHOLE, state] = ways[choice]
+                self.origin[row, WHOLE, state] = pair
                 return
             search.measure(pair)
             old = self.value[pair]
@@ -303,46 +336,53 @@ class _Walk:
         arcs = self.search.arcs
         if arcs is None:
             return
-        for arc in arcs.into.get(state, ()):
-            group = arcs.groups[int(arcs.group[arc])]
-            before = row - group.width if self.limited else row
-            if before < 0:
+        for kind in range(arcs.kinds):
+            place = state * arcs.kinds + kind
+            part = slice(int(arcs.begin[place]), int(arcs.begin[place + 1]))
+            if part.start == part.stop:
                 continue
-            value = self.whole[before, arcs.source[arc]] + self.arc_value[arc]
-            flag = int(group.sharding is not None)
-            if value < self.reached[row, flag, state]:
-                self.reached[row, flag, state] = value
-                self.origin[row, flag, state] = -2 - arc
+            have, source = arcs.have[part], arcs.source[part]
+            before = row - arcs.width[part] if self.limited else np.full(len(source), row)
+            is_whole = have == WHOLE
+            found = np.where(
+                is_whole, self.whole[before, source], self.reached[before, have, source]
+            )
+            ways = np.where(before >= 0, found + self.arc_value[part], np.inf)
+            choice = int(ways.argmin())
+            if ways[choice] < self.reached[row, kind, state]:
+                self.reached[row, kind, state] = ways[choice]
+                self.origin[row, kind, state] = -2 - (part.start + choice)
 
     def _back(self, row: int, state: int) -> Path:
         """The steps that led here."""
-        arcs, total = self.search.arcs, float(self.whole[row, state])
+        search, arcs, total = self.search, self.search.arcs, float(self.whole[row, state])
         steps: list[Step] = []
         memory: list[int] = []
-        is_whole = True
+        kind = WHOLE  # in which parts the state's tensor must lie; at the end, in none
+        any_kind = False
         while state:
-            if is_whole:
+            if any_kind:
+                kind = int(self.reached[row, : JOINED + 1, state].argmin())
+            elif kind == WHOLE:
                 as_it_is, joined = self._ways_to_whole(state, row)
-                flag = int(joined < as_it_is)
-                if flag:
+                if joined < as_it_is:
                     steps.append(Step("join", state))
                     memory.append(int(self.join_memory[state]))
                     row -= self.limited
-            else:
-                flag = int(self.reached[row, :, state].argmin())
-            origin = int(self.origin[row, flag, state])
+                    kind = JOINED
+            origin = int(self.origin[row, kind, state])
             if origin >= 0:
                 steps.append(Step("slice", origin))
                 memory.append(int(self.memory[origin]))
-                state, is_whole = int(self.search.pairs.source[origin]), False
+                state, any_kind = int(search.pairs.source[origin]), True
                 row -= self.limited
             else:
                 assert arcs is not None
                 arc = -2 - origin
                 steps.append(Step("group", arc))
                 memory.append(int(self.arc_memory[arc]))
-                state, is_whole = int(arcs.source[arc]), True
-                row -= arcs.groups[int(arcs.group[arc])].width if self.limited else 0
+                state, kind, any_kind = int(arcs.source[arc]), int(arcs.have[arc]), False
+                row -= int(arcs.width[arc]) if self.limited else 0
         return Path(steps[::-1], memory[::-1], total)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from slicewise.graph import Op, OpGraph
@@ -17,15 +17,20 @@ _PASSED_ON = {"aten.permute", "aten.transpose", "aten.t", "aten.unsqueeze", "ate
               "aten.alias", "aten.detach", "aten.contiguous", "aten.dropout"}  # fmt: skip
 
 
+_OUTER = (1, 2, 3, 4, 6, 8)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Along:
     """Along what a group is split: the dimension `dim` of its results, in multiples of `unit`; or what
-    the op `summed` sums over, and then its partial results are summed.
+    the op `summed` sums over, and then its partial results are summed. The parts at both ends have
+    `outer` units more than those between, which have a halo on both sides.
     """
 
     dim: int
     unit: int = 1
     summed: str = ""
+    outer: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,15 @@ class Share:
 
     results: Mapping[str, Part | None]
     partial: tuple[str, Part] | None = None
+
+
+def unevenly(graph: OpGraph, along: Along, results: Sequence[str], degree: int) -> list[Along]:
+    """The same with larger parts at both ends, where the results may have dimensions of space."""
+    sizes = [graph.tensor[name].shape[along.dim] for name in results]
+    if degree < 3 or along.summed or along.dim < 2 or not all(isinstance(s, int) for s in sizes):
+        return [along]
+    most = min(int(size) for size in sizes) // degree // 2
+    return [along, *(replace(along, outer=outer) for outer in _OUTER if outer <= most)]
 
 
 def results_of(graph: OpGraph, group: Sequence[Op]) -> tuple[str, ...]:
@@ -120,8 +134,9 @@ def shares(graph: OpGraph, results: Sequence[str], along: Along, degree: int) ->
 
 
 def _evenly(total: int, along: Along, degree: int) -> list[Part]:
-    units = total // along.unit
-    if units < degree:
+    units, outer = total // along.unit, along.outer
+    if units - 2 * outer < degree:
         return []
-    ends = [units * index // degree * along.unit for index in range(degree + 1)]
+    inner = [outer + (units - 2 * outer) * index // degree for index in range(1, degree)]
+    ends = [0, *(end * along.unit for end in inner), total // along.unit * along.unit]
     return [Part(along.dim, start, end) for start, end in pairwise(ends)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from slicewise.graph import INPUT, Op, OpGraph, Tensor
 from slicewise.passes.shards.along import Share, results_of
-from slicewise.passes.shards.layout import Layout, Parts
+from slicewise.passes.shards.layout import Backwards, Layout, Parts
 from slicewise.passes.shards.parts import Part, Step, shape_of
 from slicewise.passes.shards.sums import sum_size
 
@@ -32,7 +32,7 @@ class ShardPart:
 
 def measure(graph: OpGraph, group: Sequence[Op], one: Layout, share: Share) -> ShardPart:
     """What the shard of this layout does."""
-    work = {op.name: _work(graph, op, one, share) for op in group}
+    work = {op.name: work_of(graph, op, one, share) for op in group}
     held = [(graph.weight[name], parts) for name, parts in one.held.items()]
     shares = [(weight, fraction(weight.shape, parts)) for weight, parts in held]
     memory = sum(math.ceil(weight.memory_bytes * part) for weight, part in shares)
@@ -48,7 +48,7 @@ def measure(graph: OpGraph, group: Sequence[Op], one: Layout, share: Share) -> S
     )
 
 
-def _work(graph: OpGraph, op: Op, one: Layout, share: Share) -> float:
+def work_of(graph: OpGraph, op: Op, one: Layout | Backwards, share: Share) -> float:
     """The largest share of what the shard computes of the op's results."""
     if share.partial and share.partial[0] == op.name:
         return share.partial[1].size / sum_size(graph, op)

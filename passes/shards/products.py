@@ -13,6 +13,7 @@ ATTENTION = "aten.scaled_dot_product_attention"
 RECURRENT = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
 # What shards must never all compute in full.
 HEAVY = CONVOLUTIONS | TRANSPOSED | MATRICES | RECURRENT | {"aten.linear", ATTENTION}
+TIME = "time"  # the axis of recurrent layers: a shard needs the state of the shard before it
 _FACTORS = (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "other"))
 
 Read = tuple[Place, Part]
@@ -117,7 +118,9 @@ def embedding(graph: OpGraph, op: Op, output: Shape, part: Part) -> Step | None:
 
 
 def recurrent(graph: OpGraph, op: Op, output: Shape, part: Part, item: int) -> Step | None:
-    """LSTM, GRU and RNN by batch entries; time is never cut, nor what happens in one step of it."""
+    """LSTM, GRU and RNN by batch entries, or by chunks of time, of which each but the first begins with
+    the state that the one before ended with. What happens in one step of time is never cut.
+    """
     arguments = dict(op.arguments)
     if (
         not isinstance(arguments.get("input"), str)
@@ -126,6 +129,9 @@ def recurrent(graph: OpGraph, op: Op, output: Shape, part: Part, item: int) -> S
     ):
         return None
     batch = 0 if arguments["batch_first"] else 1
+    if part.dim == 1 - batch and item == 0 and not arguments["bidirectional"]:
+        begins = (("hx", ()),) if part.start else ()
+        return Step(reads=((("input", -1), part),), changed=begins, axis=TIME)
     if part.dim != (batch if item == 0 else 1):
         return None
     states = arguments["hx"]

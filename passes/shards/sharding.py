@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from slicewise.graph import Op, OpGraph
 from slicewise.passes.shards.along import Along, Share, choices, results_of, shares
-from slicewise.passes.shards.layout import Layout, layout
+from slicewise.passes.shards.layout import Layout, in_sequence, layout
 from slicewise.passes.shards.measure import ShardPart, measure
+from slicewise.passes.shards.products import TIME
 
 CONCATENATE, SUM = "concatenate", "sum"
 # A split is called by the first of these that some op of it is split along.
 _KINDS = (
+    TIME,
     "heads",
     "planes",
     "rows",
@@ -33,8 +35,9 @@ class Sharding:
     """One way to split a group of ops between `degree` slices.
 
     `ops` are consecutive in graph order. `kind` says in a word along what: "rows", "columns",
-    "planes", "channels", "heads", "features", "vocabulary", "tokens", "batch". `combine` says what the
-    next slice does with the shards' results: "concatenate" or "sum".
+    "planes", "channels", "heads", "features", "vocabulary", "tokens", "batch", "time".
+    Shards by time (of recurrent layers) need the state that the shard before ends with, others nothing
+    of each other. `combine` says what the next slice does with the results: "concatenate" or "sum".
     """
 
     ops: tuple[str, ...]
@@ -62,6 +65,12 @@ def shardings(graph: OpGraph, ops: Sequence[str], degrees: Sequence[int]) -> tup
     return tuple(found)
 
 
+def sharding(graph: OpGraph, ops: Sequence[str], along: Along, degree: int) -> Sharding | None:
+    """This run of ops split in this way, None if it cannot be."""
+    group = [graph.op[name] for name in ops]
+    return _sharding(graph, group, results_of(graph, group), along, degree)
+
+
 def layouts(graph: OpGraph, sharding: Sharding) -> tuple[tuple[Share, Layout], ...]:
     """What each shard of a sharding of this graph returns, and how."""
     group = [graph.op[name] for name in sharding.ops]
@@ -77,13 +86,17 @@ def _sharding(
     graph: OpGraph, group: Sequence[Op], results: Sequence[str], along: Along, degree: int
 ) -> Sharding | None:
     parts: list[ShardPart] = []
+    layouts: list[Layout] = []
     axes: set[str] = set()
     for share in shares(graph, results, along, degree):
         one = layout(graph, group, share)
         if one is None:
             return None
         parts.append(measure(graph, group, one, share))
+        layouts.append(one)
         axes |= one.axes
+    if TIME in axes and not all(in_sequence(layouts, op) for op in group):
+        return None
     if not parts or all(amount == 1 for part in parts for _, amount in part.work):
         return None
     return Sharding(

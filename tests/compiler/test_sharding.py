@@ -24,7 +24,8 @@ from torch import nn
 
 from slicewise.analyse import analyse, weight_tensors
 from slicewise.codegen.convert import convert
-from slicewise.passes.shards import shardings
+from slicewise.passes.shards import sharding, shardings
+from slicewise.passes.shards.along import Along
 from slicewise.sharding import apply_shardings
 
 
@@ -44,8 +45,11 @@ def span(core: Core, first: str, last: str) -> list[str]:
 
 IMAGES = {
     "vgg": (lambda: vgg(), (1, 3, 34, 27)),
+    "vgg, odd and even": (lambda: vgg(), (2, 3, 27, 34)),
     "residual": (lambda: Residual(), (1, 3, 67, 70)),
+    "residual, even and odd": (lambda: Residual(), (2, 3, 70, 67)),
     "inception": (lambda: Inception(), (2, 4, 19, 18)),
+    "inception, even and odd": (lambda: Inception(), (1, 4, 18, 19)),
     "mobile": (lambda: MobileBlock(), (1, 8, 17, 22)),
     "unet": (lambda: zoo.unet().model, (1, 3, 32, 64)),
 }
@@ -71,10 +75,24 @@ def test_rows_and_columns_of_whole_networks(
         close(run(sharded(core, [way]), inputs), wanted)
 
 
-def test_rows_in_onnx_runtime(images: tuple[Core, tuple[torch.Tensor, ...]], tmp_path: Any) -> None:
+@pytest.mark.parametrize("degree", [2, 3])
+def test_rows_in_onnx_runtime(
+    images: tuple[Core, tuple[torch.Tensor, ...]], degree: int, tmp_path: Any
+) -> None:
     core, inputs = images
-    (way,) = [w for w in shardings(core.graph, ops(core), [3]) if w.kind == "rows"]
+    (way,) = [w for w in shardings(core.graph, ops(core), [degree]) if w.kind == "rows"]
     close(run_onnx(sharded(core, [way]), inputs, tmp_path), run(core.converted.program, inputs))
+
+
+@pytest.mark.parametrize("outer", [1, 2, 3])
+def test_parts_at_the_ends_may_be_larger(outer: int) -> None:
+    inputs = (torch.randn(1, 3, 67, 20),)
+    core = core_of(vgg(), inputs)
+    way = sharding(core.graph, ops(core), Along(dim=2, outer=outer), 3)
+    assert way is not None
+    rows = [dict(part.sent)[ops(core)[-1]] // (12 * 5 * 4) for part in way.parts]
+    assert rows == {1: [6, 5, 6], 2: [6, 4, 7], 3: [6, 4, 7]}[outer]
+    close(run(sharded(core, [way]), inputs), run(core.converted.program, inputs))
 
 
 def test_consecutive_groups_exchange_only_what_overlaps() -> None:
@@ -177,7 +195,7 @@ def gpt2() -> tuple[Core, Any]:
     return core_of(case.model, case.inputs), case.inputs
 
 
-@pytest.mark.parametrize("degree", [2, 3, 4])
+@pytest.mark.parametrize("degree", [2, 3, 4])  # it has four heads
 def test_gpt2_by_heads_features_and_vocabulary(
     gpt2: tuple[Core, Any], degree: int, tmp_path: Any
 ) -> None:
@@ -201,7 +219,7 @@ def test_gpt2_by_heads_features_and_vocabulary(
     program = sharded(core, chosen)
     wanted = run(core.converted.program, inputs)
     close(run(program, inputs), wanted)
-    if degree == 4:
+    if degree != 2:
         close(run_onnx(program, inputs, tmp_path), wanted)
 
 
@@ -219,12 +237,12 @@ def test_names_survive_the_second_conversion(gpt2: tuple[Core, Any]) -> None:
         assert {*one.ops, *one.cuts, *one.combines} <= {*graph.op, *again.aliases}
 
 
-@pytest.mark.parametrize("degree", [2, 3])
-def test_bert_by_heads_and_features(degree: int) -> None:
+@pytest.mark.parametrize("degree", [2, 3, 4, 8])
+def test_bert_by_heads_and_features(degree: int, tmp_path: Any) -> None:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
-        vocab_size=99, hidden_size=48, num_hidden_layers=1, num_attention_heads=6,
+        vocab_size=99, hidden_size=48, num_hidden_layers=1, num_attention_heads=8,
         intermediate_size=64, max_position_embeddings=32,
     )  # fmt: skip
     inputs = {
@@ -242,25 +260,43 @@ def test_bert_by_heads_and_features(degree: int) -> None:
     assert sum(weights) == sum(
         core.graph.weight[name].bytes for name in core.graph.weights_of(linears)
     )
-    close(run(sharded(core, chosen), inputs), run(core.converted.program, inputs))
+    program, wanted = sharded(core, chosen), run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    if degree in (3, 4):
+        close(run_onnx(program, inputs, tmp_path), wanted)
 
 
-def test_recurrent_layers_by_batch_entries() -> None:
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
-            self.second = nn.GRU(10, 4, batch_first=True)
+class Recurrent(nn.Module):
+    """Both directions, then one."""
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            found: torch.Tensor = self.second(self.first(x)[0])[0]
-            return found
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LSTM(6, 5, batch_first=True, bidirectional=True)
+        self.second = nn.GRU(10, 4, batch_first=True)
 
-    inputs = (torch.randn(5, 7, 6),)
-    core = core_of(Recurrent(), inputs)
-    ways = shardings(core.graph, ops(core), [3])
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.second(self.first(x)[0])[0]
+        return found
+
+
+@pytest.fixture(scope="module")
+def recurrent() -> tuple[Core, Any]:
+    torch.manual_seed(0)
+    inputs = (torch.randn(9, 7, 6),)
+    return core_of(Recurrent(), inputs), inputs
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4, 8])
+def test_recurrent_layers_by_batch_entries(
+    recurrent: tuple[Core, Any], degree: int, tmp_path: Any
+) -> None:
+    core, inputs = recurrent
+    ways = shardings(core.graph, ops(core), [degree])
     assert [(way.kind, way.combine) for way in ways] == [("batch", "concatenate")]
-    close(run(sharded(core, ways), inputs), run(core.converted.program, inputs))
+    program, wanted = sharded(core, ways), run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    if degree in (2, 4):
+        close(run_onnx(program, inputs, tmp_path), wanted)
 
 
 def test_a_dynamic_batch_stays_dynamic(tmp_path: Any) -> None:
@@ -279,3 +315,80 @@ def test_a_dynamic_batch_stays_dynamic(tmp_path: Any) -> None:
     wanted = run(core.converted.program, inputs)
     close(run(program, inputs), wanted)
     close(run_onnx(program, inputs, tmp_path), wanted)
+
+
+class Stack(nn.Module):
+    """Recurrent layers with a sum around each, embedding and head."""
+
+    def __init__(self, kind: type[nn.LSTM | nn.GRU], layers: int, batch_first: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(50, 12)
+        self.layers = nn.ModuleList(
+            kind(12, 12, num_layers=1 + index % 2, batch_first=batch_first)
+            for index in range(layers)
+        )
+        self.head = nn.Linear(12, 7)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+@pytest.fixture(scope="module")
+def stacks() -> dict[tuple[str, bool], tuple[Core, Any]]:
+    torch.manual_seed(0)
+    return {
+        (kind.__name__, batch_first): stacked(kind, batch_first)
+        for kind in (nn.LSTM, nn.GRU)
+        for batch_first in (True, False)
+    }
+
+
+def stacked(kind: type[nn.LSTM | nn.GRU], batch_first: bool) -> tuple[Core, Any]:
+    inputs = (torch.randint(0, 50, (2, 13) if batch_first else (13, 2)),)
+    return core_of(Stack(kind, 3, batch_first), inputs), inputs
+
+
+@pytest.mark.parametrize(
+    ("degree", "batch_first"), [(2, True), (3, True), (3, False), (4, True), (8, True)]
+)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_by_chunks_of_time(
+    stacks: dict[tuple[str, bool], tuple[Core, Any]],
+    kind: str,
+    degree: int,
+    batch_first: bool,
+    tmp_path: Any,
+) -> None:
+    core, inputs = stacks[kind, batch_first]
+    names = ops(core)
+    middle = (
+        names.index(next(op.name for op in core.graph.ops if op.kind.startswith("aten.add"))) + 1
+    )
+    chosen = []
+    for group in (names[:middle], names[middle:]):
+        found = [w for w in shardings(core.graph, group, [degree]) if w.kind == "time"]
+        assert len(found) == 1
+        assert [part.work[-1][1] for part in found[0].parts] == pytest.approx(
+            [1 / degree] * degree, abs=0.1
+        )
+        chosen += found
+    program, told = apply_shardings(core.converted.program, chosen, aliases=core.converted.aliases)
+    wanted = run(core.converted.program, inputs)
+    close(run(program, inputs), wanted)
+    # Each chunk waits for the state of the one before, and for its own of the layers before: no other.
+    graph, _ = analyse(program, name="m", aliases={}, dim_names={})
+    owner = {name: (one.sharding, one.shard) for one in told for name in one.ops}
+    makers: dict[tuple[int, int], set[tuple[int, int]]] = {}
+    for op in graph.ops:
+        if op.name in owner:
+            here = makers.setdefault(owner[op.name], set())
+            before = [graph.tensor[name].producer for name in op.inputs]
+            here |= {owner[name] for name in before if name in owner} - {owner[op.name]}
+    assert makers[0, 0] == set() and makers[0, 1] == {(0, 0)}
+    assert makers[1, 0] == {(0, 0)} and makers[1, 1] == {(0, 1), (1, 0)}
+    if degree == 3:
+        close(run_onnx(program, inputs, tmp_path), wanted)

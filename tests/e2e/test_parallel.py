@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import slicewise
+from slicewise.pipeline import all_choices, carried_out, plan_of, prepare, write
+from slicewise.plan import ORCHESTRATIONS
+from slicewise.progress import steps
 
 # Calls and bytes cost little, and a vCPU takes more memory than functions have: parallel slices pay.
 PROFILE = """
@@ -82,6 +86,39 @@ def test_branches_run_at_the_same_time(towers: nn.Module, profile: Path, tmp_pat
         )
 
 
+def test_goals_and_frontiers_have_groups(towers: nn.Module, profile: Path) -> None:
+    inputs = (torch.randn(512, 256),)
+
+    def plan(most: int | None, **options: Any) -> slicewise.Plan:
+        return slicewise.compile(
+            towers, inputs, profile=profile, measure_times=False, verify=False,
+            limits=slicewise.Limits(max_parallel=most), **options,
+        ).plan  # fmt: skip
+
+    def latency(found: slicewise.Plan) -> float:
+        assert found.prediction.latency_ms is not None
+        return found.prediction.latency_ms
+
+    alone, together = plan(1, objective="latency"), plan(None, objective="latency")
+    assert max(len(stage) for stage in alone.stages) == 1
+    assert max(len(stage) for stage in together.stages) in (2, 3, 4)
+    assert latency(together) < 0.9 * latency(alone)
+    between = (latency(alone) + latency(together)) / 2
+    with pytest.raises(slicewise.InfeasibleError, match="no plan keeps latency_ms"):
+        plan(1, goal=slicewise.Goal(latency_ms=between))
+    asked = plan(4, goal=slicewise.Goal(latency_ms=between))
+    assert latency(asked) <= between
+    assert max(len(stage) for stage in asked.stages) > 1
+    plans = slicewise.frontier(
+        towers, inputs, profile=profile, measure_times=False, points=4,
+        limits=slicewise.Limits(max_parallel=4),
+    )  # fmt: skip
+    assert latency(plans[0]) == pytest.approx(latency(together), rel=0.01)
+    assert max(len(stage) for stage in plans[0].stages) > 1
+    costs = [found.prediction.cost_per_million_usd or 0.0 for found in plans]
+    assert costs == sorted(costs, reverse=True)
+
+
 def convolutions() -> tuple[nn.Module, torch.Tensor]:
     """With a stride, a residual add, and sizes that no degree divides."""
 
@@ -129,3 +166,54 @@ def test_shards_compute_what_the_model_computes(
     assert slicewise.Plan.from_json(found.plan.to_json()) == found.plan
     with bundle.serve() as endpoint, torch.no_grad():
         torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    """LSTM layers with a sum around each, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(512, 512, batch_first=True) for _ in range(3))
+        self.head = nn.Linear(512, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x)[0]
+        found: torch.Tensor = self.head(x)
+        return found
+
+
+def recurrent() -> tuple[nn.Module, torch.Tensor]:
+    return Recurrent(), torch.randn(1, 96, 512)
+
+
+@pytest.mark.parametrize("build", [convolutions, recurrent])
+@pytest.mark.parametrize("orchestration", ORCHESTRATIONS)
+def test_groups_under_every_orchestration(
+    build: Callable[[], tuple[nn.Module, torch.Tensor]],
+    orchestration: str,
+    profile: Path,
+    tmp_path: Path,
+) -> None:
+    """The plan that a coordinator would have, whoever drives it: a chain gains nothing by it."""
+    torch.manual_seed(0)
+    model, x = build()
+    model.eval()
+    work = prepare(
+        model, (x,), steps(False), target="lambda", limits=slicewise.Limits(max_parallel=4),
+        dynamic_shapes=None, transports=None, profile=profile, measure_times=False,
+        time_limit_s=20, orchestration=orchestration,
+    )  # fmt: skip
+    overheads = work.target.overheads(work.rule)
+    found = all_choices(work, "latency", None, overheads, shards=True)
+    kinds = {sharding.kind for sharding in found.choices[0].shardings}
+    assert kinds <= ({"time", "tokens"} if build is recurrent else {"rows", "columns"})
+    assert kinds
+    made = carried_out(work, found, found.choices[0], overheads)
+    assert made is not None
+    plan = plan_of(made[0], "latency", *made[1:], warm_up=False)
+    bundle = write(made[0], plan, steps(False)).save(tmp_path / "bundle")
+    with bundle.serve() as endpoint, torch.no_grad():
+        torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)
+        names = {part["slice"] for part in endpoint.last_trace["slices"]}
+    assert names == {part.name for part in plan.slices}

@@ -10,7 +10,7 @@ import pytest
 from slicewise import Goal, Limits, OpGraph, targets
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.goal import objective_of
-from slicewise.passes.joint.decide import decide, decide_frontier
+from slicewise.passes.joint.decide import decide, decision, frontier_choices
 from slicewise.passes.joint.goal import Bounds, optimum
 from slicewise.passes.joint.optimise import Optimiser
 from slicewise.passes.joint.search import Prices
@@ -97,10 +97,11 @@ def test_what_no_plan_keeps_is_said_with_the_nearest(objective, bounds, name) ->
 
 
 def test_a_frontier_goes_down_and_has_both_ends() -> None:
-    found = decide_frontier(
+    choices = frontier_choices(
         residual_net(), LIMITS, 5, overheads=OVERHEADS, model=MODEL, rule=RULE, parallel=0.9,
         time_limit_s=30,
     )  # fmt: skip
+    found = [decision(choices, choice) for choice in choices.choices]
     solver = optimiser()
     assert 2 <= len(found) <= 5
     first, last = found[0][1], found[-1][1]

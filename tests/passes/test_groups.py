@@ -72,9 +72,7 @@ def test_shards_count_as_slices(convolutions: OpGraph) -> None:
     graph = timed(convolutions, 200)
     for most in (2, 3, 5):
         choice = chosen(graph, 16, max_slices=most)
-        slices = sum(
-            step.sharding.degree if step.sharding else len(step.ops) for step in choice.steps
-        )
+        slices = sum(step.width for step in choice.steps)
         assert slices <= most
 
 
@@ -89,3 +87,30 @@ def test_bytes_decide_how_many_shards(convolutions: OpGraph) -> None:
     costly = chosen(graph, 16, replace(MODEL, transports=dear))
     widest = max(s.degree for s in free.shardings)
     assert widest > max((s.degree for s in costly.shardings), default=1)
+
+
+@pytest.fixture(scope="module")
+def deep() -> OpGraph:
+    """Layers with so much halo that no group should have many of them."""
+    layers = [layer for _ in range(8) for layer in (nn.Conv2d(2, 2, 9, padding=4), nn.ReLU())]
+    return graph_of(nn.Sequential(*layers), (torch.randn(1, 2, 64, 16),))
+
+
+def test_groups_follow_each_other_without_a_slice_between(deep: OpGraph) -> None:
+    graph = timed(deep, 30)
+    choice = chosen(graph, 4)
+    assert len(choice.shardings) > 1
+    assert [step.width for step in choice.steps] == [4] * len(choice.shardings) + [1]
+    # What the neighbours' rows are is sent once more; else groups would have one layer each.
+    assert len(choice.shardings) < 8
+    slow = replace(MODEL.transports[0], send=replace(MODEL.transports[0].send, cpu_ns=20_000))
+    assert len(chosen(graph, 4, replace(MODEL, transports=(slow,))).shardings) < len(
+        choice.shardings
+    )
+
+
+def test_larger_parts_at_the_ends_make_the_slowest_shard_faster(deep: OpGraph) -> None:
+    choice = chosen(timed(deep, 30), 4)
+    rows = [dict(part.sent) for part in choice.shardings[0].parts]
+    sizes = [next(iter(part.values())) for part in rows]
+    assert min(sizes[0], sizes[-1]) > max(sizes[1:-1])

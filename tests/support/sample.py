@@ -124,3 +124,14 @@ def planned(
 def small() -> tuple[Plan, Detail]:
     """Four layers in three slices."""
     return planned(stack(4), Limits(weight_bytes=200_000))
+
+
+def grouped(plan: Plan) -> Plan:
+    """The same plan whose first two slices say that they are shards."""
+    told = {"group": 0, "of": 2, "kind": "rows", "gain_ms": 12.5, "extra_bytes": 4096,
+            "redundant_compute": 0.07}  # fmt: skip
+    slices = tuple(
+        replace(part, shard={**told, "index": index} if index < 2 else None)
+        for index, part in enumerate(plan.slices)
+    )
+    return replace(plan, slices=slices)

@@ -65,6 +65,7 @@ function tellSlice(slice) {
     element("h3", {}, element("span", { class: "chip", style: `--c:${colorOf(slice.name)}` }), slice.name),
     element("p", {}, where(slice)),
     element("p", {}, `${count(slice.ops.length)} ops in stage ${slice.stage}; ${bytes(slice.weight_bytes)} of weights; takes ${bytes(slice.peak_memory_bytes)} of ${count(slice.memory_mb)} MB.`),
+    slice.shard ? element("p", {}, data.groups[slice.shard.group]) : null,
     found ? element("p", {}, `A call: ${ms(found.call_ms)} on the way, ${ms(found.compute_ms)} computing, billed ${ms(found.billed_ms)}, ${usd(found.cost_per_million_usd)} per million.`) : null,
     element("h3", {}, "Edges"), element("div", { class: "scroll", id: "selected-edges" }, edgeTable(edges, false)),
     ops ? element("details", {}, element("summary", {}, `${count(slice.ops.length)} ops`), opList(slice)) : null,

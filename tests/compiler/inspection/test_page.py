@@ -143,6 +143,16 @@ def test_a_click_on_a_slice_shows_its_edges_ops_and_code(
     assert "# the handler of slice2" in page.locator("#detail pre").inner_text()
 
 
+def test_a_slice_of_a_group_tells_what_the_group_gains(
+    show: Open, planned: tuple[Plan, Detail]
+) -> None:
+    plan = sample.grouped(planned[0])
+    page = show(plan, planned[1], "#slice=slice0").page
+
+    told = page.locator("#detail").inner_text()
+    assert "Group 0: rows in 2 shards (slice0 to slice1), 12.5 ms less than one slice" in told
+
+
 def test_everything_is_linked_and_back_returns(show: Open, planned: tuple[Plan, Detail]) -> None:
     plan = planned[0]
     page = show(*planned).page

@@ -71,6 +71,17 @@ def test_what_is_printed(
         assert "\x1b" not in found
 
 
+def test_a_slice_of_a_group_tells_what_the_group_gains(planned: tuple[Plan, Detail]) -> None:
+    plan, detail = planned
+    plan = sample.grouped(plan)
+
+    for name in ("slice0", "slice1"):
+        found = text(slice_parts(slice_data(plan, detail, name), plan))
+        assert "Group 0: rows in 2 shards (slice0 to slice1), 12.5 ms less than one slice;" in found
+        assert "4,096 bytes and 7.0% of compute more than unsplit" in " ".join(found.split())
+    assert "Group" not in text(slice_parts(slice_data(plan, detail, "slice2"), plan))
+
+
 def test_staying_is_what_the_plan_says(planned: tuple[Plan, Detail]) -> None:
     plan, detail = planned
     found = why(plan, detail, targets.load("lambda"), plan.slices[1].ops[0])

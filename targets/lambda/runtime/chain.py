@@ -19,7 +19,8 @@ from typing import Any
 
 from .calls import Caller, SliceError, invoke_config
 from .deadline import deadline_of, remaining_s
-from .driving import error_reply, every_object, fit, functions_of
+from .driving import error_reply, every_object, fit
+from .functions import functions_of
 from .messages import join, lift
 from .observe import telling
 from .repeat import Budget

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import importlib
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 early = importlib.import_module("slicewise.targets.lambda.runtime.early")
 SCOPE = re.compile(r"AWS4-HMAC-SHA256 Credential=AKIA/\d{8}/us-east-1/lambda/aws4_request, ")
@@ -49,7 +55,7 @@ def arrived(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, dict[st
 def test_a_call_is_the_one_that_a_client_makes(
     function: str, arrived: list[tuple[str, dict[str, str], bytes]]
 ) -> None:
-    assert early.early_invoke(5, 1)(function, b'{"warm": "plan"}') == b"{}"
+    assert early.early_invoke(5)(function, b'{"warm": "plan"}') == b"{}"
     boto3.Session(region_name="us-east-1").client("lambda").invoke(
         FunctionName=function, Payload=b'{"warm": "plan"}'
     )
@@ -59,8 +65,30 @@ def test_a_call_is_the_one_that_a_client_makes(
     assert SCOPE.match(headers["authorization"])
     assert SCOPE.match(wanted["authorization"])
     assert headers["x-amz-security-token"] == wanted["x-amz-security-token"] == "token"
+    assert headers["authorization"].endswith(f"Signature={botocores(headers, path, body)}")
+
+
+def botocores(headers: dict[str, str], path: str, body: bytes) -> str:
+    """The signature that botocore would have made at that time."""
+    signer = SigV4Auth(Credentials("AKIA", "secret", "token"), "lambda", "us-east-1")
+    url = f"http://{headers['host']}{path}"
+    request = AWSRequest(method="POST", url=url, data=body)
+    request.context["timestamp"] = request.headers["X-Amz-Date"] = headers["x-amz-date"]
+    request.headers["X-Amz-Security-Token"] = "token"
+    text = signer.string_to_sign(request, signer.canonical_request(request))
+    return str(signer.signature(text, request))
+
+
+def test_https_trusts_what_boto3_trusts() -> None:
+    made = early._connect("https", "lambda.us-east-1.amazonaws.com")()
+
+    context = made._context
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+    wanted = ssl.create_default_context(cafile=Path(botocore.__file__).with_name("cacert.pem"))
+    assert context.cert_store_stats() == wanted.cert_store_stats()
 
 
 def test_a_refusal_is_an_error(arrived: list[Any]) -> None:
     with pytest.raises(RuntimeError, match="busy was not called: 429"):
-        early.early_invoke(5, 1)("busy", b"{}")
+        early.early_invoke(5)("busy", b"{}")

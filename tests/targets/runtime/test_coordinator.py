@@ -92,8 +92,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         manifest.write_text(json.dumps(plan))
         monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
         monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
+        _, warm_up = early.start_slices(manifest)
         handler = coordinator.coordinator_handler(
-            manifest=manifest, warm_up=early.start_slices(manifest)
+            manifest=manifest, functions=fakes, warm_up=warm_up
         )
         raw = handler(
             {"request_id": ID, "inputs": {"x": X}, **event},
@@ -262,7 +263,7 @@ def test_a_repeated_request_gets_the_first_reply(
     first = run(fakes)
     manifest = tmp_path / "manifest.json"
     handler = coordinator.coordinator_handler(
-        manifest=manifest, warm_up=early.start_slices(manifest)
+        manifest=manifest, functions=fakes, warm_up=early.start_slices(manifest)[1]
     )
     context = SimpleNamespace(aws_request_id="aws-0001")
     request = {"request_id": ID, "inputs": {"x": X}}

@@ -100,14 +100,16 @@ def call_errors() -> tuple[type[Exception], ...]:
 
 def may_pass(error: Exception) -> bool:
     """Whether an error of a call is one that a repeated call may not meet."""
-    from http.client import HTTPException
-
     from .invoking import InvokeError
 
     if isinstance(error, InvokeError):
         return error.status == 429 or error.status >= 500
-    if isinstance(error, (OSError, HTTPException)):
-        return not isinstance(error, TimeoutError)
+    if type(error).__module__.startswith("botocore"):  # many of which are `OSError`s, too
+        return _may_pass_by_boto3(error)
+    return not isinstance(error, TimeoutError)
+
+
+def _may_pass_by_boto3(error: Exception) -> bool:
     from botocore.exceptions import (
         ClientError,
         ConnectionClosedError,

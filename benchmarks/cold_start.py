@@ -158,30 +158,28 @@ def print_first_requests(megabytes: int, repeats: int) -> None:
         "predicted",
     )
     print("".join(f"{head:>14}" for head in heads))
-    alone: dict[str | None, float] = {}
-    spawn_ms = 0.0
-    held = True
-    for warm_up in (False, True):  # without it slices start one after the other, each alone
-        compiled = slicewise.compile(
-            layers(megabytes // 4 * 4 * STAGES), (torch.randn(1, WIDTH),), warm_up=warm_up, verify=False,
-            limits=slicewise.Limits(weight_bytes=int((megabytes + 1) * 2**20)), progress=False,
-        )  # fmt: skip
-        assert len(compiled.plan.stages) == STAGES
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = saved(compiled, Path(folder) / "bundle")
-            for network in (None, "aws"):
-                first, warm, own, slowest, spawned = first_request(bundle, network, repeats)
-                alone.setdefault(network, slowest)
-                spawn_ms = spawn_ms or spawned
-                predicted = predicted_ms(compiled.plan, spawn_ms)
-                bound = BOUND * alone[network] + warm
-                held = held and (not warm_up or first <= bound)
-                print(
-                    f"{network or 'off':>14}{'yes' if warm_up else 'no':>14}"
-                    f"{first:14.0f}{warm:14.0f}{own:14.0f}{slowest:14.0f}"
-                    f"{bound:14.0f}{first / bound:14.2f}{first - warm:14.0f}{predicted:14.0f}",
-                    flush=True,
-                )
+    compiled = slicewise.compile(
+        layers(megabytes // 4 * 4 * STAGES), (torch.randn(1, WIDTH),), verify=False, progress=False,
+        limits=slicewise.Limits(weight_bytes=int((megabytes + 1) * 2**20)),
+    )  # fmt: skip
+    assert len(compiled.plan.stages) == STAGES
+    held, alone, spawn_ms = True, 0.0, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = saved(compiled, Path(folder) / "bundle")
+        # Without the warm-up slices start one after the other, each alone.
+        for warm_up, network in ((False, None), (True, None), (True, "aws")):
+            set_warm_up(bundle, warm_up)
+            first, warm, own, slowest, spawned = first_request(bundle, network, repeats)
+            alone, spawn_ms = alone or slowest, spawn_ms or spawned
+            bound = BOUND * alone + warm
+            held = held and (not warm_up or first <= bound)
+            predicted = predicted_ms(compiled.plan, spawn_ms, warm_up)
+            print(
+                f"{network or 'off':>14}{'yes' if warm_up else 'no':>14}"
+                f"{first:14.0f}{warm:14.0f}{own:14.0f}{slowest:14.0f}"
+                f"{bound:14.0f}{first / bound:14.2f}{first - warm:14.0f}{predicted:14.0f}",
+                flush=True,
+            )
     print(
         "first: as the caller sees it; coordinator, slowest slice: Init Durations in that request;\n"
         f"bound: {BOUND} x the slowest slice without the warm-up, and a warm request;\n"
@@ -209,13 +207,18 @@ def first_request(
             inits = {r.function: r.init_ms for r in reports if r.init_ms is not None}
             assert len(inits) == 1 + STAGES
             own = inits.pop(endpoint.function)
-            warm = statistics.median(timed(lambda: endpoint(x)) for _ in range(5))
+            warm = statistics.median(timed(lambda: endpoint(x)) for _ in range(3))
             rows.append((first, warm, own, max(inits.values()), spawned))
     first, warm, own, slowest, spawned = map(statistics.median, zip(*rows, strict=True))
     return first, warm, own, slowest, spawned
 
 
-def predicted_ms(plan: slicewise.Plan, spawn_ms: float) -> float:
+def set_warm_up(bundle: slicewise.Bundle, warm_up: bool) -> None:
+    path = bundle.directory / "functions" / "coordinator" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "warm_up": warm_up}))
+
+
+def predicted_ms(plan: slicewise.Plan, spawn_ms: float, warm_up: bool) -> float:
     """What the cost model says that a request takes longer which finds no function started."""
     share = 2 * CPU_SCALE  # of a CPU, which an init has here
     model = costs.cost_model(default_profile(), plan.transport_rule.payload_bytes)
@@ -227,7 +230,7 @@ def predicted_ms(plan: slicewise.Plan, spawn_ms: float) -> float:
         starts=tuple(replace(start, begin=begin) for start in model.starts),
     )
     starts = [slice_cold_ms(model, part.weight_bytes, uses_store=False) for part in plan.slices]
-    if plan.warm_up:
+    if warm_up:
         return warm_up_ms(model, max(starts), uses_store=False)
     return caller_cold_ms(model, uses_store=False) + sum(starts)
 

@@ -51,9 +51,6 @@ BOUND = 1.3
 CPU_SCALE = (
     0.13  # six inits of two vCPUs each then fit the two cores of this machine, and some is left
 )
-# Of 512 MB such a part is less than the least that the kernel gives, 1 ms in 20, of which only one of
-# its threads then gets any: requests took 0.2 or 5 s, by chance. Lambda gives 5.8 ms.
-COORDINATOR_MB = 1769
 
 
 def main() -> None:
@@ -169,7 +166,6 @@ def print_first_requests(megabytes: int, repeats: int) -> None:
     held, alone, spawn_ms = True, 0.0, 0.0
     with tempfile.TemporaryDirectory() as folder:
         bundle = saved(compiled, Path(folder) / "bundle")
-        set_memory(bundle, "coordinator", COORDINATOR_MB)
         # Without the warm-up slices start one after the other, each alone.
         for warm_up, network in ((False, None), (True, None), (True, "aws")):
             set_warm_up(bundle, warm_up)

@@ -114,7 +114,7 @@ def _op_graph(
                 is_cheap=is_cheap(base, value, sizes),
                 copies_weights=copies_weights(node, kind),
                 module=_module_path(node),
-                source=source_line(node.meta.get("stack_trace")),
+                source=source_line(node.meta.get("stack_trace"), short=True),
                 arguments=tuple(
                     (key, as_data(argument, reference))
                     for key, argument in arguments_of(node).items()

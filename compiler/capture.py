@@ -10,10 +10,13 @@ import inspect
 import io
 import logging
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,14 +208,27 @@ def _trace(model: nn.Module) -> fx.GraphModule:
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
-def source_line(stack_trace: str | None) -> str:
-    """The innermost user line of a torch.fx stack trace as "file:line (function)", or ""."""
+def source_line(stack_trace: str | None, *, short: bool = False) -> str:
+    """The innermost user line of a torch.fx stack trace as "file:line (function)", or "".
+
+    `short` names the file as an import would, so that it does not tell whose machine this is.
+    """
     frames = _FRAME.findall(stack_trace or "")
     if not frames:
         return ""
     ours = [f for f in frames if "/torch/nn/" not in f[0] and "/torch/_" not in f[0]] or frames
     path, line, function = ours[-1]
-    return f"{path}:{line} ({function})"
+    return f"{_short(path) if short else path}:{line} ({function})"
+
+
+@cache
+def _short(path: str) -> str:
+    """Relative to the folder that modules are imported from, else the file's name alone."""
+    file = Path(path)
+    folders = [Path(entry).absolute() for entry in sys.path]
+    holding = [folder for folder in folders if file.is_relative_to(folder)]
+    nearest = max(holding, key=lambda folder: len(folder.parts), default=file.parent)
+    return file.relative_to(nearest).as_posix()
 
 
 def _capture_error(model: nn.Module, export: Exception, trace: Exception) -> CaptureError:

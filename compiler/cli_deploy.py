@@ -24,8 +24,11 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_REGION
 @click.option("--python", default="3.13", show_default=True, help="Python of the functions.")
 @click.option(
-    "--architecture", type=click.Choice(["x86_64", "arm64"]), default="x86_64", show_default=True
+    "--architecture",
+    type=click.Choice(["x86_64", "arm64"]),
+    help="Of the functions, instead of the bundle's profile's.",
 )
+@click.option("--zone", help="Availability zone (use1-az4) of the bucket of s3express.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Of everything made.")
 @click.option("--keep", type=int, default=3, show_default=True, help="Versions that stay.")
 @click.option("--log-days", type=int, default=30, show_default=True, help="Logs are kept so long.")
@@ -68,7 +71,8 @@ def deploy_command(
         click.echo(json.dumps({**told, "url": deployment.url}, indent=1))
         return
     click.echo(str(deployment.changes))
-    click.echo(f"\n{deployment.name} serves as {deployment.function}, URL {deployment.url} (IAM)")
+    url = f", URL {deployment.url} (IAM)" if deployment.url else ""
+    click.echo(f"\n{deployment.name} serves as {deployment.function}{url}")
     click.echo(f"Next: slicewise invoke {bundle} --input x.npz")
 
 

@@ -10,7 +10,7 @@ import click
 @click.command()
 @click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--python", default="3.13", show_default=True, help="The functions' Python.")
-@click.option("--architecture", default="x86_64", show_default=True, help="x86_64 or arm64.")
+@click.option("--architecture", help="x86_64 or arm64, instead of the bundle's profile's.")
 @click.option(
     "--python-executable",
     type=click.Path(path_type=Path),
@@ -25,7 +25,7 @@ import click
 def package(
     directory: Path,
     python: str,
-    architecture: str,
+    architecture: str | None,
     python_executable: Path | None,
     wheels: Path | None,
     as_json: bool,

@@ -246,7 +246,8 @@ class Bundle:
         """Make what is uploaded, in the bundle's folder dist/; printed, it is a table of sizes.
 
         Options are the target's own, for Lambda: `python` ("3.13"), `architecture` ("x86_64" or
-        "arm64"), `python_executable` and `wheels`. Raises `BundleError` and `TargetError`.
+        "arm64"; the profile's), `python_executable` and `wheels`. Raises `BundleError` and
+        `TargetError`.
         """
         return self.target.package(self.directory, self.plan, **options)
 

@@ -29,7 +29,7 @@ def deploy(
     The new version serves when it has answered the bundle's example as the original model did
     (`smoke_test=False`: at once). Interrupted, the same call goes on; repeated, it changes nothing.
     Options are the target's own, for Lambda: `python`, `architecture`, `tags`, `keep`, `log_days`,
-    `xray`. Raises `DeploymentError`.
+    `xray`, `zone` (of the bucket of s3express). Raises `DeploymentError`.
     """
     found = bundle if isinstance(bundle, Bundle) else load(bundle)
     deployer = _deployer(found, region, clients)

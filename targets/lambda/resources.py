@@ -30,7 +30,10 @@ WEIGHTS_VARIABLE = "SLICEWISE_WEIGHTS"
 PACKAGES = "packages/"  # the prefix of uploaded zip files
 ARCHITECTURES = ("x86_64", "arm64")
 PYTHONS = ("3.12", "3.13")
+PYTHON = PYTHONS[-1]  # of functions, unless a deployment says otherwise
 PACKAGINGS = ("zip", "image", "s3-weights")
+EXPRESS_SUFFIX = "--x-s3"  # of directory buckets, S3 Express One Zone
+LAMBDA, STATES = "lambda.amazonaws.com", "states.amazonaws.com"
 _STACK_NAME = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 
 
@@ -49,6 +52,12 @@ class Place:
     def arn(self, service: str, resource: str) -> str:
         """The ARN of a resource in this account and region."""
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    @property
+    def registry(self) -> str:
+        """The host of this account's container images."""
+        suffix = "amazonaws.com.cn" if self.partition == "aws-cn" else "amazonaws.com"
+        return f"{self.account}.dkr.ecr.{self.region}.{suffix}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +86,15 @@ class StackFunction:
         return f"/aws/lambda/{self.name}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """A role of a stack: the service that takes it, and its policy as an IAM document."""
+
+    name: str
+    service: str
+    policy: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """A bundle as it is deployed. `transports` are those with buckets: "s3", "s3express"; `entry` is the
@@ -95,13 +113,18 @@ class Stack:
 
     @property
     def coordinator(self) -> StackFunction:
-        """The function that callers invoke, or a state machine begins and ends with."""
+        """The function that callers invoke, or that a state machine begins and ends with."""
         return next(f for f in self.functions if f.part == self.entry)
 
     @property
     def slices(self) -> tuple[StackFunction, ...]:
         """All functions but that one."""
         return tuple(f for f in self.functions if f.part != self.entry)
+
+    @property
+    def has_image(self) -> bool:
+        """Whether a function runs the bundle's container image."""
+        return any(f.packaging == "image" for f in self.functions)
 
     def bucket(self, place: Place) -> str:
         """The bucket of tensors, weights and packages; bucket names are global."""
@@ -112,9 +135,9 @@ class Stack:
         if place.zone is None:
             raise TargetError(
                 f"{self.name} sends tensors by s3express, whose bucket lies in one availability zone; "
-                "none was given. Name one of the region's zone ids, such as use1-az4."
+                "none was given. Name one of the region's zone ids (--zone), such as use1-az4."
             )
-        return f"{self.name}-{place.account}--{place.zone}--x-s3"
+        return f"{express_prefix(self.name, place)}{place.zone}{EXPRESS_SUFFIX}"
 
 
 def stack_of(
@@ -122,7 +145,7 @@ def stack_of(
     plan: Plan,
     *,
     name: str | None = None,
-    python: str = "3.13",
+    python: str = PYTHON,
     architecture: str = "x86_64",
     packaging: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -239,15 +262,51 @@ def policy(stack: Stack, function: StackFunction, place: Place, *, xray: bool = 
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def trust_policy() -> Any:
-    """Who may take the role of a function: Lambda."""
+def roles(stack: Stack, place: Place, *, xray: bool = False) -> tuple[Role, ...]:
+    """The role of every function, and of the state machine where one drives them."""
+    found = [
+        Role(
+            name=role_name(function, place),
+            service=LAMBDA,
+            policy=policy(stack, function, place, xray=xray),
+        )
+        for function in stack.functions
+    ]
+    if stack.definition:
+        # Of every version, as a coordinator's: the definition names the ones that it calls.
+        called = [place.arn("lambda", f"function:{each.name}:*") for each in stack.functions]
+        statements = [_allow("Functions", ["lambda:InvokeFunction"], called)]
+        document = {"Version": "2012-10-17", "Statement": statements}
+        found.append(Role(name=machine_role(stack, place), service=STATES, policy=document))
+    return tuple(found)
+
+
+def trust_policy(service: str = LAMBDA) -> Any:
+    """Who may take a role: a service of AWS."""
     return {
         "Version": "2012-10-17",
         "Statement": [
             {
                 "Effect": "Allow",
-                "Principal": {"Service": "lambda.amazonaws.com"},
+                "Principal": {"Service": service},
                 "Action": "sts:AssumeRole",
+            }
+        ],
+    }
+
+
+def repository_policy(stack: Stack, place: Place) -> Any:
+    """Lambda may load the image for the functions of this stack."""
+    functions = place.arn("lambda", f"function:{stack.name}-*")
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "Functions",
+                "Effect": "Allow",
+                "Principal": {"Service": LAMBDA},
+                "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                "Condition": {"StringLike": {"aws:sourceArn": functions}},
             }
         ],
     }
@@ -277,6 +336,21 @@ def express_bucket_policy(stack: Stack, place: Place) -> Any:
 def role_name(function: StackFunction, place: Place) -> str:
     """Roles belong to an account, functions to a region of it."""
     return f"{function.name}-{place.region}"
+
+
+def machine_role(stack: Stack, place: Place) -> str:
+    """The name of the role of the state machine."""
+    return f"{stack.name}-states-{place.region}"
+
+
+def repository_name(stack: str) -> str:
+    """The repository of a stack's container image."""
+    return f"{stack}-image"
+
+
+def express_prefix(stack: str, place: Place) -> str:
+    """How the names of a stack's directory buckets begin, whatever their zone."""
+    return f"{stack}-{place.account}--"
 
 
 def _only_tls(action: str, resources: list[str]) -> Any:

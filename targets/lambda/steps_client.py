@@ -6,10 +6,10 @@ import json
 import time
 from typing import Any
 
-from slicewise.errors import RequestError
+from slicewise.errors import RequestError, SliceFailure
 from slicewise.plan import Plan
 
-from .client import Client
+from .client import LONGEST_S, Client
 from .runtime.store import Store
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.02, 1.0  # between two looks at an execution
@@ -35,11 +35,17 @@ class StepsClient(Client):
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             raise RequestError(f"the request was refused: {error}", status=status) from error
-        wait_s = FIRST_WAIT_S
+        most_s = self.deadline_s or LONGEST_S * (len(self.plan.stages) + 2)  # and both its ends
+        deadline, wait_s = time.monotonic() + most_s, FIRST_WAIT_S
         while True:
             found = self._states.describe_execution(executionArn=started["executionArn"])
             if found["status"] != "RUNNING":
                 break
+            if time.monotonic() > deadline:
+                raise SliceFailure(
+                    f"{started['executionArn']} still runs after {most_s:g} s",
+                    request_id=request_id,
+                )
             time.sleep(wait_s)
             wait_s = min(LAST_WAIT_S, 1.5 * wait_s)
         if found["status"] == "SUCCEEDED":

@@ -237,9 +237,10 @@ class LambdaTarget:
         return serve(directory, plan, self.profile, **options)
 
     def package(self, directory: Path, plan: Plan, **options: Any) -> Packages:
-        """See `packaging.packages.package`."""
+        """See `packaging.packages.package`; without `architecture` it is the profile's."""
         from .packaging.packages import package
 
+        options["architecture"] = options.get("architecture") or self.profile.architecture
         return package(directory, plan, limit_mb=self.profile.limits.package_mb_max, **options)
 
     def deployer(self, **options: Any) -> Deployer:

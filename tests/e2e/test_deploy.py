@@ -1,4 +1,4 @@
-"""A bundle of five slices on AWS: moto has the account, the local platform runs the uploaded zips."""
+"""Bundles of five slices on AWS: moto has the account, the local platform runs the uploaded zips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slicewise import DeploymentError, deployments
 pytest.importorskip("moto")
 
 from cloud import Cloud, cloud
-from data_plane import DataPlane
+from data_plane import DataPlane, Executions
 
 WIDTH = 64
 BUCKET = "five-123456789012-eu-west-1"
@@ -39,7 +39,13 @@ def account(tmp_path: Path) -> Iterator[Account]:
         running = DataPlane(found, tmp_path / "unpacked")
         try:
             yield Account(
-                cloud=found, running=running, clients=replace(found.clients, invoke=running)
+                cloud=found,
+                running=running,
+                clients=replace(
+                    found.clients,
+                    invoke=running,
+                    states=Executions(found.clients.states, running),
+                ),
             )
         finally:
             running.close()
@@ -54,13 +60,22 @@ def model_of(*changed: int) -> nn.Module:
     return nn.Sequential(*(each for layer in layers for each in (layer, nn.Tanh()))).eval()
 
 
-def saved(directory: Path, model: nn.Module) -> slicewise.Bundle:
+def saved(directory: Path, model: nn.Module, **options: Any) -> slicewise.Bundle:
     one_layer = WIDTH * WIDTH * 4 + WIDTH * 4
-    compiled = slicewise.compile(
-        model, (torch.ones(2, WIDTH),), limits=slicewise.Limits(weight_bytes=int(one_layer * 1.5))
-    )
+    limits = slicewise.Limits(weight_bytes=int(one_layer * 1.5))
+    compiled = slicewise.compile(model, (torch.ones(2, WIDTH),), limits=limits, **options)
     assert len(compiled.plan.slices) == 5
     return compiled.save(directory)
+
+
+def spoilt(bundle: slicewise.Bundle) -> slicewise.Bundle:
+    """The bundle with other weights in one slice than its model's."""
+    weights = bundle.directory / "functions" / "slice2" / "model.data"
+    content = np.frombuffer(weights.read_bytes(), np.uint8).copy()
+    content[: WIDTH * 4] = 0
+    weights.unlink()  # a link to what the compiler keeps
+    weights.write_bytes(content.tobytes())
+    return bundle
 
 
 def test_a_bundle_is_deployed_updated_rolled_back_and_removed(
@@ -95,15 +110,12 @@ def test_a_bundle_is_deployed_updated_rolled_back_and_removed(
     assert account.cloud.calls.changing == []
 
     # A slice with the wrong weights: the smoke test finds it, and the version before serves on.
-    third = saved(tmp_path / "third", model_of(1, 2, 3))
-    weights = third.directory / "functions" / "slice2" / "model.data"
-    spoilt = np.frombuffer(weights.read_bytes(), np.uint8).copy()
-    spoilt[: WIDTH * 4] = 0
-    weights.unlink()  # a link to what the compiler keeps
-    weights.write_bytes(spoilt.tobytes())
+    third = spoilt(saved(tmp_path / "third", model_of(1, 2, 3)))
     before = account.cloud.serving("five")
     keys = account.cloud.keys(BUCKET)
-    with pytest.raises(DeploymentError, match=r"differs by .* allowed 1e-04.*Version 2 .* before"):
+    with pytest.raises(
+        DeploymentError, match=r"differs by .* allowed 1e-04.*five-coordinator:2 serves as before"
+    ):
         third.deploy(clients=account.clients, name="five")
     assert account.cloud.serving("five") == before
     assert account.cloud.keys(BUCKET) == keys
@@ -111,4 +123,64 @@ def test_a_bundle_is_deployed_updated_rolled_back_and_removed(
 
     slicewise.destroy("five", clients=account.clients)
 
+    assert not any(account.cloud.resources().values())
+
+
+@pytest.mark.parametrize("orchestration", ["chain", "stepfunctions"])
+def test_other_drivers_are_deployed_updated_rolled_back_and_removed(
+    orchestration: str, account: Account, tmp_path: Path
+) -> None:
+    x = torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)
+    old, new = model_of(), model_of(1, 3)
+    clients = account.clients
+
+    first = saved(tmp_path / "first", old, orchestration=orchestration)
+    deployment: Any = first.deploy(clients=clients, name="five")
+    torch.testing.assert_close(deployment(x), old(x))
+    machine = "arn:aws:states:eu-west-1:123456789012:stateMachine:five:live"
+    assert (
+        deployment.function
+        == {"chain": "five-slice0:live", "stepfunctions": machine}[orchestration]
+    )
+
+    second = saved(tmp_path / "second", new, orchestration=orchestration)
+    account.cloud.calls.clear()
+    updated: Any = second.deploy(clients=clients, name="five")
+    torch.testing.assert_close(updated(x), new(x))
+    by_name: Any = deployments.connect("five", clients=clients)
+    torch.testing.assert_close(by_name(x), new(x))
+    account.cloud.calls.clear()
+    second.deploy(clients=clients, name="five")
+    assert account.cloud.calls.changing == []
+
+    third = spoilt(saved(tmp_path / "third", model_of(1, 2, 3), orchestration=orchestration))
+    entry = "slice0" if orchestration == "chain" else "coordinator"
+    before = account.cloud.serving("five", entry)
+    with pytest.raises(DeploymentError, match=r"differs by .* allowed 1e-04.*:2 serves as before"):
+        third.deploy(clients=clients, name="five")
+    assert account.cloud.serving("five", entry) == before
+    torch.testing.assert_close(by_name(x), new(x))
+
+    slicewise.destroy("five", clients=clients)
+    assert not any(account.cloud.resources().values())
+
+
+def test_tensors_go_by_the_directory_bucket_and_weights_come_from_the_bucket(
+    account: Account, tmp_path: Path
+) -> None:
+    """The transport s3express and the packaging s3-weights, in one deployment."""
+    x = torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)
+    model = model_of()
+    bundle = saved(tmp_path / "bundle", model, transports=["s3express"], packaging="s3-weights")
+
+    deployment: Any = bundle.deploy(clients=account.clients, name="five", zone="euw1-az1")
+
+    torch.testing.assert_close(deployment(x), model(x))
+    express = "five-123456789012--euw1-az1--x-s3"
+    assert account.cloud.resources()["buckets"] == [express, BUCKET]
+    assert account.cloud.keys(express) == []
+    assert len([key for key in account.cloud.keys(BUCKET) if key.startswith("weights/")]) == 5
+    traces = deployment.last_trace["slices"]
+    assert len(traces) == 5
+    slicewise.destroy("five", clients=account.clients)
     assert not any(account.cloud.resources().values())

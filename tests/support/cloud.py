@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from botocore.exceptions import ReadTimeoutError
 
 REGION = "eu-west-1"
 CLOSED = "http://127.0.0.1:9"  # nobody answers there
-READING = ("Get", "List", "Head", "Describe", "Filter", "Invoke")
+ACCOUNT = "123456789012"
+EXPRESS = "--x-s3"
+READING = ("Get", "List", "Head", "Describe", "Filter", "Invoke", "StartExecution")
 
 
 @dataclass
@@ -91,6 +94,8 @@ class Cloud:
     def resources(self) -> dict[str, list[str]]:
         """The names of all that is there."""
         functions = self.client("lambda")
+        machines = self.client("stepfunctions").list_state_machines()["stateMachines"]
+        repositories = self.client("ecr").describe_repositories()["repositories"]
         s3, iam, logs = self.client("s3"), self.client("iam"), self.client("logs")
         return {
             "functions": sorted(
@@ -102,6 +107,8 @@ class Cloud:
                 each["logGroupName"] for each in logs.describe_log_groups()["logGroups"]
             ),
             "buckets": sorted(each["Name"] for each in s3.list_buckets()["Buckets"]),
+            "state machines": sorted(each["name"] for each in machines),
+            "repositories": sorted(each["repositoryName"] for each in repositories),
         }
 
     def snapshot(self) -> dict[str, Any]:
@@ -121,7 +128,7 @@ class Cloud:
                         key: version.get(key)
                         for key in (
                             "Version", "CodeSha256", "MemorySize", "Environment", "Layers", "Role",
-                            "Runtime", "Handler", "Timeout",
+                            "Runtime", "Handler", "Timeout", "PackageType",
                         )
                     }
                     for version in versions
@@ -145,24 +152,70 @@ class Cloud:
         for bucket in names["buckets"]:
             found[bucket] = {
                 "keys": self.keys(bucket),
-                "tags": s3.get_bucket_tagging(Bucket=bucket)["TagSet"],
                 "policy": s3.get_bucket_policy(Bucket=bucket)["Policy"],
                 "lifecycle": s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"],
-                "blocked": s3.get_public_access_block(Bucket=bucket)[
-                    "PublicAccessBlockConfiguration"
-                ],
+            }
+            if not bucket.endswith(EXPRESS):  # which has none of these
+                blocked = s3.get_public_access_block(Bucket=bucket)
+                found[bucket] |= {
+                    "tags": s3.get_bucket_tagging(Bucket=bucket)["TagSet"],
+                    "blocked": blocked["PublicAccessBlockConfiguration"],
+                }
+        for name in names["state machines"]:
+            found[f"state machine {name}"] = self.machine(name)
+        for name in names["repositories"]:
+            ecr = self.client("ecr")
+            found[f"repository {name}"] = {
+                "policy": ecr.get_repository_policy(repositoryName=name)["policyText"],
+                "images": sorted(
+                    each["imageDigest"]
+                    for each in ecr.describe_images(repositoryName=name)["imageDetails"]
+                ),
             }
         return found
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """A state machine: role, tags, the definition of every version by number, and aliases."""
+        states = self.client("stepfunctions")
+        arn = f"arn:aws:states:{REGION}:{ACCOUNT}:stateMachine:{name}"
+        versions = states.list_state_machine_versions(stateMachineArn=arn)["stateMachineVersions"]
+        aliases = states.list_state_machine_aliases(stateMachineArn=arn)["stateMachineAliases"]
+        found: dict[str, Any] = {"versions": {}, "aliases": {}}
+        for each in (version["stateMachineVersionArn"] for version in versions):
+            number = int(each.rpartition(":")[2])
+            described = states.describe_state_machine(stateMachineArn=each)
+            found["versions"][number] = described["definition"]
+        for each in (alias["stateMachineAliasArn"] for alias in aliases):
+            route = states.describe_state_machine_alias(stateMachineAliasArn=each)
+            (target,) = route["routingConfiguration"]
+            found["aliases"][each.rpartition(":")[2]] = target["stateMachineVersionArn"]
+        found["role"] = states.describe_state_machine(stateMachineArn=arn)["roleArn"]
+        found["tags"] = states.list_tags_for_resource(resourceArn=arn)["tags"]
+        return found
+
+    def bucket(self, stack: str) -> str:
+        """The stack's bucket."""
+        return f"{stack}-{ACCOUNT}-{REGION}"
 
     def keys(self, bucket: str) -> list[str]:
         """The keys of a bucket's objects."""
         listed = self.client("s3").list_objects_v2(Bucket=bucket).get("Contents", ())
         return [each["Key"] for each in listed]
 
-    def serving(self, stack: str) -> dict[str, str] | None:
-        """The SHA-256 of the code of every part that the alias `live` leads to; None without it."""
-        functions = self.client("lambda")
-        name = f"{stack}-coordinator"
+    def serving(self, stack: str, entry: str = "coordinator") -> dict[str, str] | None:
+        """The SHA-256 of the code of every part that the alias `live` leads to, of the state machine
+        where there is one; None without it.
+        """
+        functions, name = self.client("lambda"), f"{stack}-{entry}"
+        if stack in self.resources()["state machines"]:
+            machine = self.machine(stack)
+            if not machine["aliases"]:
+                return None
+            number = int(machine["aliases"]["live"].rpartition(":")[2])
+            called = dict(
+                re.findall(rf":function:{stack}-([\w-]+):(\d+)", machine["versions"][number])
+            )
+            return {part: self._code(f"{stack}-{part}", each) for part, each in called.items()}
         try:
             alias = functions.get_alias(FunctionName=name, Name="live")
         except functions.exceptions.ResourceNotFoundException:
@@ -170,14 +223,30 @@ class Cloud:
         live = functions.get_function_configuration(
             FunctionName=name, Qualifier=alias["FunctionVersion"]
         )
-        found = {"coordinator": live["CodeSha256"]}
+        found = {entry: str(live["CodeSha256"])}
         for pair in live["Environment"]["Variables"]["SLICEWISE_VERSIONS"].split(","):
             part, number = pair.split("=")
-            version = functions.get_function_configuration(
-                FunctionName=f"{stack}-{part}", Qualifier=number
-            )
-            found[part] = version["CodeSha256"]
+            found[part] = self._code(f"{stack}-{part}", number)
         return found
+
+    def _code(self, name: str, number: str) -> str:
+        version = self.client("lambda").get_function_configuration(
+            FunctionName=name, Qualifier=number
+        )
+        return str(version["CodeSha256"])
+
+    def push(self, name: str, tag: str, content: str) -> str:
+        """What `docker push` does to a repository: an image under a tag. Its digest."""
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "c", "size": 7},
+            "layers": [{"digest": f"sha256:{content:0>64}"}],
+        }
+        made = self.client("ecr").put_image(
+            repositoryName=name, imageManifest=json.dumps(manifest), imageTag=tag
+        )
+        return str(made["image"]["imageId"]["imageDigest"])
 
 
 @contextmanager
@@ -197,6 +266,7 @@ def cloud(invoke_endpoint_url: str = CLOSED) -> Iterator[Cloud]:
         patch.delenv("AWS_PROFILE", raising=False)
         # The policy rightly denies everything that comes over plain HTTP, as the loopback does.
         patch.setattr("moto.s3.models.FakeBucket.get_permission", _as_if_over_tls)
+        _extend_moto(patch)
         patch.setenv("AWS_ENDPOINT_URL", url)
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         try:
@@ -205,7 +275,14 @@ def cloud(invoke_endpoint_url: str = CLOSED) -> Iterator[Cloud]:
                 invoke_endpoint_url=invoke_endpoint_url, requests_s=10_000.0, wait_s=0.0
             )
             calls = Calls()
-            calls.watch(clients.functions, clients.s3, clients.iam, clients.logs)
+            calls.watch(
+                clients.functions,
+                clients.s3,
+                clients.iam,
+                clients.logs,
+                clients.ecr,
+                clients.states,
+            )
             yield Cloud(url=url, clients=clients, calls=calls)
         finally:
             reset(url)
@@ -224,6 +301,56 @@ def _as_if_over_tls(bucket: Any, action: str, resource: str) -> Any:
     return IAMPolicy(json.dumps({**policy, "Statement": statements})).is_action_permitted(
         action, resource
     )
+
+
+def _extend_moto(patch: pytest.MonkeyPatch) -> None:
+    """What moto 5.2 lacks: it has versions of state machines but neither lists, deletes nor starts them,
+    makes no directory buckets outside us-east-1, and no sessions of them; it asks its own ECR for images
+    only when told to.
+    """
+    from moto.core.responses import ActionResult, EmptyResult
+    from moto.s3.responses import S3Response
+    from moto.stepfunctions.models import StepFunctionBackend
+    from moto.stepfunctions.responses import StepFunctionResponse
+
+    def list_versions(self: Any) -> Any:
+        machine = self.stepfunction_backend.describe_state_machine(
+            self._get_param("stateMachineArn")
+        )
+        arns = [each.arn for number, each in sorted(machine.versions.items(), reverse=True)]
+        return ActionResult(
+            {"stateMachineVersions": [{"stateMachineVersionArn": arn} for arn in arns]}
+        )
+
+    def delete_version(self: Any) -> Any:
+        machine, _, number = self._get_param("stateMachineVersionArn").rpartition(":")
+        found = self.stepfunction_backend.describe_state_machine(machine)
+        arn = f"{machine}:{number}"
+        for alias in found.aliases.values():  # as on AWS
+            assert arn not in json.dumps(alias.routing_configuration)
+        del found.versions[int(number)]
+        return EmptyResult()
+
+    start = StepFunctionBackend.start_execution
+
+    def start_qualified(self: Any, arn: str, *more: Any) -> Any:
+        machine = ":".join(arn.split(":")[:7])  # without version or alias
+        return start(self, machine, *more)
+
+    located = S3Response._get_location_constraint
+
+    def constraint(self: Any) -> Any:
+        is_express = b"<Type>Directory</Type>" in (self.body or b"")
+        return self.region if is_express else located(self)
+
+    patch.setattr(StepFunctionResponse, "list_state_machine_versions", list_versions, raising=False)
+    patch.setattr(
+        StepFunctionResponse, "delete_state_machine_version", delete_version, raising=False
+    )
+    patch.setattr(StepFunctionBackend, "start_execution", start_qualified)
+    patch.setattr(S3Response, "_get_location_constraint", constraint)
+    patch.setenv("AWS_S3_DISABLE_EXPRESS_SESSION_AUTH", "true")
+    patch.setenv("MOTO_LAMBDA_STUB_ECR", "false")
 
 
 def reset(url: str) -> None:

@@ -23,6 +23,7 @@ from slicewise.plan import (
 )
 from slicewise.smoke import Smoke, write_smoke
 
+states_module = importlib.import_module("slicewise.targets.lambda.states")
 bundle_module = importlib.import_module("slicewise.targets.lambda.bundle")
 INPUT, OUTPUT = "@input", "@output"
 
@@ -35,9 +36,11 @@ def write_bundle(
     memory_mb: int = 512,
     transports: tuple[str, ...] = ("payload", "s3"),
     coordinator: str = "handler = None\n",
+    orchestration: str = "coordinator",
 ) -> slicewise.Bundle:
-    """A bundle of a chain of slices with these weights, by name."""
+    """A bundle of slices with these weights, by name, each of which reads from the one before."""
     names = list(weights)
+    tensors = ["x", *(f"t{index + 1}" for index in range(len(names)))]
     slices = tuple(
         Slice(
             name=name,
@@ -47,8 +50,8 @@ def write_bundle(
             peak_memory_bytes=0,
             memory_mb=memory_mb,
             package_bytes=0,
-            inputs=(f"t{stage}",),
-            outputs=(f"t{stage + 1}",),
+            inputs=(tensors[stage],),
+            outputs=(tensors[stage + 1],),
             onnx=f"functions/{name}/model.onnx",
             packaging=packaging,
         )
@@ -57,7 +60,7 @@ def write_bundle(
     ends = [INPUT, *names, OUTPUT]
     edges = tuple(
         Edge(
-            tensor=f"t{index}",
+            tensor=tensors[index],
             dtype="float32",
             shape=(1,),
             bytes=4,
@@ -80,9 +83,10 @@ def write_bundle(
             status="optimal", lower_bound=0, gap=0.0, method="by hand", seconds=0.0
         ),
         transport_rule=TransportRule(transports=transports, payload_bytes=1 << 20),
-        inputs=(TensorSpec(name="x", tensor="t0", dtype="float32", shape=(1,)),),
-        outputs=(TensorSpec(name="y", tensor=f"t{len(names)}", dtype="float32", shape=(1,)),),
+        inputs=(TensorSpec(name="x", tensor="x", dtype="float32", shape=(1,)),),
+        outputs=(TensorSpec(name="y", tensor=tensors[-1], dtype="float32", shape=(1,)),),
         prediction=Prediction(latency_ms=10.0, cost_per_million_usd=4.0),
+        orchestration=orchestration,
     )
     for name, content in weights.items():
         folder = directory / "functions" / name
@@ -92,9 +96,14 @@ def write_bundle(
         if packaging == "s3-weights":
             bundle_module._write_streamed(folder / "model.data", folder, directory)
             (folder / "model.data").unlink()
-    folder = directory / "functions" / "coordinator"
-    folder.mkdir(parents=True)
-    (folder / "handler.py").write_text(coordinator)
+    parts = names if orchestration == "chain" else [*names, "coordinator"]
+    if "coordinator" in parts:
+        folder = directory / "functions" / "coordinator"
+        folder.mkdir(parents=True)
+        (folder / "handler.py").write_text(coordinator)
+    if orchestration == "stepfunctions":
+        text = states_module.definition_text(plan, "".join(names), 60)
+        (directory / states_module.DEFINITION).write_text(text)
     entries = [
         {
             "name": f"chain-{name}",
@@ -102,11 +111,12 @@ def write_bundle(
             "handler": "handler.handler",
             "memory_mb": memory_mb,
             "timeout_s": 60,
-            "packaging": "zip" if name == "coordinator" else packaging,
+            "packaging": "zip" if (name, packaging) == ("coordinator", "s3-weights") else packaging,
         }
-        for name in (*names, "coordinator")
+        for name in parts
     ]
-    functions = {"stack": "chain", "entry": "chain-coordinator", "functions": entries}
+    entry = names[0] if orchestration == "chain" else "coordinator"
+    functions = {"stack": "chain", "entry": f"chain-{entry}", "functions": entries}
     (directory / "functions.json").write_text(json.dumps(functions))
     (directory / "plan.json").write_text(plan.to_json())
     profile = importlib.import_module("slicewise.targets.lambda.profile").default_profile()

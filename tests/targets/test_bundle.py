@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import slicewise
 from slicewise import BundleError
@@ -230,3 +232,49 @@ def test_the_manifest_is_what_the_coordinator_reads(
     assert [part["name"] for stage in manifest["stages"] for part in stage] == [
         part.name for stage in compiled.plan.stages for part in stage
     ]
+
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+"""
+MEASURED = {"plan.json", "graph.json", "README.md"}  # they tell seconds and milliseconds
+
+
+def test_bundles_do_not_tell_the_folder_that_they_were_made_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of one model, whose code lies in two folders, are byte for byte the same."""
+    directories = []
+    for name in ("one", "two"):
+        source = tmp_path / name / "net.py"
+        source.parent.mkdir()
+        source.write_text(NET)
+        spec = importlib.util.spec_from_file_location("net", source)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.chdir(source.parent)
+        torch.manual_seed(0)
+        limits = slicewise.Limits(weight_bytes=20_000)
+        compiled = slicewise.compile(module.Net().eval(), (torch.ones(1, 64),), limits=limits)
+        directories.append(compiled.save(source.parent / "bundle").directory)
+
+    one, two = directories
+    assert files(one) == files(two)
+    different = {
+        name for name in files(one) if (one / name).read_bytes() != (two / name).read_bytes()
+    }
+    assert different <= MEASURED
+    telling = [name for name in files(one) if str(tmp_path).encode() in (one / name).read_bytes()]
+    assert telling == []
+    sources = {op.source for op in slicewise.load(one).detail.graph.ops}
+    assert "net.py:11 (forward)" in sources

@@ -1,11 +1,11 @@
-"""Access: the role of every function, and the log group it writes to."""
+"""Access: the roles of functions and of the state machine, and the log groups of functions."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from ..resources import Place, Stack, StackFunction, policy, role_name, trust_policy
+from ..resources import Place, Role, Stack, StackFunction, trust_policy
 from .clients import Clients, error_code, found
 from .owned import check_owned, is_owned, missing, tag_list, tag_map
 from .work import Change, Work
@@ -14,30 +14,28 @@ POLICY = "slicewise"
 NEXT_POLICY = "slicewise-next"  # what a version that serves not yet needs besides
 
 
-def role_arn(function: StackFunction, place: Place) -> str:
-    """The ARN of a function's role."""
-    return f"arn:{place.partition}:iam::{place.account}:role/{role_name(function, place)}"
+def role_arn(name: str, place: Place) -> str:
+    """The ARN of a role."""
+    return f"arn:{place.partition}:iam::{place.account}:role/{name}"
 
 
-def ensure_role(
-    work: Work, clients: Clients, stack: Stack, function: StackFunction, *, xray: bool
-) -> None:
-    """The function's role, which then allows what the new version needs and still all that the one
-    that serves needs: a policy that differs stands beside the old one until `settle_role`.
+def ensure_role(work: Work, clients: Clients, stack: Stack, role: Role) -> None:
+    """The role, which then allows what the new version needs and still all that the one that serves
+    needs: a policy that differs stands beside the old one until `settle_role`.
     """
-    iam, name = clients.iam, role_name(function, clients.place)
+    iam, name = clients.iam, role.name
     what = f"role {name}"
-    role = found(lambda: iam.get_role(RoleName=name), "NoSuchEntity")
-    wanted = policy(stack, function, clients.place, xray=xray)
-    if role is None:
+    there = found(lambda: iam.get_role(RoleName=name), "NoSuchEntity")
+    trust = trust_policy(role.service)
+    if there is None:
         work.do(
             Change(action="create", resource=what),
-            lambda: _create_role(clients, stack, name),
+            lambda: _create_role(clients, stack, name, trust),
             None,
         )
-        _put(work, clients, name, POLICY, wanted)
+        _put(work, clients, name, POLICY, role.policy)
         return
-    tags = tag_map(role["Role"].get("Tags", []))
+    tags = tag_map(there["Role"].get("Tags", []))
     check_owned(f"the role {name}", tags, stack.name)
     start = len(work.changes)
     if wanting := missing(stack.tags, tags):
@@ -46,41 +44,33 @@ def ensure_role(
             lambda: iam.tag_role(RoleName=name, Tags=tag_list(wanting)),
             None,
         )
-    if role["Role"]["AssumeRolePolicyDocument"] != trust_policy():
+    if there["Role"]["AssumeRolePolicyDocument"] != trust:
         work.do(
             Change(action="update", resource=what, detail="who may take it"),
-            lambda: iam.update_assume_role_policy(
-                RoleName=name, PolicyDocument=json.dumps(trust_policy())
-            ),
+            lambda: iam.update_assume_role_policy(RoleName=name, PolicyDocument=json.dumps(trust)),
             None,
         )
     now = _policy(clients, name, POLICY)
     if now is None:
-        _put(work, clients, name, POLICY, wanted)
-    elif now != wanted and _policy(clients, name, NEXT_POLICY) != wanted:
-        _put(work, clients, name, NEXT_POLICY, wanted)
+        _put(work, clients, name, POLICY, role.policy)
+    elif now != role.policy and _policy(clients, name, NEXT_POLICY) != role.policy:
+        _put(work, clients, name, NEXT_POLICY, role.policy)
     if len(work.changes) == start:
         work.keep(what)
 
 
-def settle_role(
-    work: Work, clients: Clients, stack: Stack, function: StackFunction, *, xray: bool
-) -> None:
+def settle_role(work: Work, clients: Clients, role: Role) -> None:
     """Allow what the version that serves needs and nothing else."""
-    name = role_name(function, clients.place)
-    wanted = policy(stack, function, clients.place, xray=xray)
-    now = _policy(clients, name, POLICY)
-    differs = now is not None and now != wanted
+    now = _policy(clients, role.name, POLICY)
+    differs = now is not None and now != role.policy
     if differs:
-        _put(work, clients, name, POLICY, wanted)
-    drop_next_policy(work, clients, function, to_come=differs and work.dry_run)
+        _put(work, clients, role.name, POLICY, role.policy)
+    drop_next_policy(work, clients, role, to_come=differs and work.dry_run)
 
 
-def drop_next_policy(
-    work: Work, clients: Clients, function: StackFunction, *, to_come: bool = False
-) -> None:
+def drop_next_policy(work: Work, clients: Clients, role: Role, *, to_come: bool = False) -> None:
     """Take away what only a version needed that serves not yet; `to_come` says that it will be there."""
-    name = role_name(function, clients.place)
+    name = role.name
     if to_come or _policy(clients, name, NEXT_POLICY) is not None:
         work.do(
             Change(action="delete", resource=f"role {name}", detail=f"policy {NEXT_POLICY}"),
@@ -161,14 +151,14 @@ def remove_log_group(work: Work, clients: Clients, name: str) -> None:
     )
 
 
-def _create_role(clients: Clients, stack: Stack, name: str) -> None:
+def _create_role(clients: Clients, stack: Stack, name: str, trust: Any) -> None:
     from botocore.exceptions import ClientError
 
     try:
         clients.iam.create_role(
             RoleName=name,
-            AssumeRolePolicyDocument=json.dumps(trust_policy()),
-            Description=f"A function of the slicewise stack {stack.name}",
+            AssumeRolePolicyDocument=json.dumps(trust),
+            Description=f"Of the slicewise stack {stack.name}",
             Tags=tag_list(stack.tags),
         )
     except ClientError as error:  # boto3 repeats a call whose answer was lost

@@ -99,7 +99,7 @@ def read_bucket(clients: Clients, stack: str, bucket: str) -> BucketState | None
         blocked=blocked and blocked["PublicAccessBlockConfiguration"],
         policy=policy and json.loads(policy["Policy"]),
         encrypted=encryption is not None,
-        rules=rules and [_own_fields(rule) for rule in rules["Rules"]],
+        rules=rules and [own_fields(rule) for rule in rules["Rules"]],
     )
 
 
@@ -261,7 +261,7 @@ def _create(clients: Clients, stack: Stack, bucket: str) -> None:
             raise
 
 
-def _own_fields(rule: dict[str, Any]) -> dict[str, Any]:
+def own_fields(rule: dict[str, Any]) -> dict[str, Any]:
     """A lifecycle rule as we write it, whatever S3 adds to it."""
     return {key: value for key, value in rule.items() if key in RULE}
 

@@ -1,14 +1,14 @@
-"""The smoke test: a version of the coordinator, called before anybody else calls it."""
+"""The smoke test: a version of the whole, called before anybody else calls it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from slicewise.errors import DeploymentError, RequestError, SliceFailure
 from slicewise.plan import Plan
 from slicewise.smoke import Smoke
 
-from ..resources import Stack
 from .clients import PATIENCE, Clients
 from .endpoint import client_of
 
@@ -16,12 +16,14 @@ from .endpoint import client_of
 _NOT_YET = ("AccessDenied", "not authorized", "Forbidden")
 
 
-def check_version(clients: Clients, stack: Stack, plan: Plan, number: str, smoke: Smoke) -> None:
-    """Call this version of the coordinator with the bundle's example.
+def check_version(
+    clients: Clients, plan: Plan, version: str, buckets: Mapping[str, str], smoke: Smoke
+) -> None:
+    """Call this version, of a function or by the ARN of a state machine's, with the bundle's example.
 
     Raises `DeploymentError` when it fails, or does not return what the original model did.
     """
-    client = client_of(clients, plan, stack.coordinator.name, number, stack.bucket(clients.place))
+    client = client_of(clients, plan, version, buckets)
     for attempt in range(PATIENCE + 1):
         try:
             found = client.run(smoke.inputs)
@@ -30,8 +32,7 @@ def check_version(clients: Clients, stack: Stack, plan: Plan, number: str, smoke
             early = any(words in str(error) for words in _NOT_YET)
             if not early or attempt == PATIENCE:
                 raise DeploymentError(
-                    f"the smoke test failed, version {number} of {stack.coordinator.name} does not "
-                    f"answer: {error}"
+                    f"the smoke test failed, {version} does not answer: {error}"
                 ) from error
             time.sleep(clients.wait_s)
     bad = [each for each in smoke.compare(found) if not each.within]
@@ -42,6 +43,5 @@ def check_version(clients: Clients, stack: Stack, plan: Plan, number: str, smoke
             for each in bad
         )
         raise DeploymentError(
-            f"the smoke test failed, version {number} of {stack.coordinator.name} does not compute "
-            f"what the model computes: {lines}"
+            f"the smoke test failed, {version} does not compute what the model computes: {lines}"
         )

@@ -20,6 +20,8 @@ _NOT_YET = (
     ("InvalidParameterValueException", "cannot be assumed"),
     ("ResourceConflictException", "cannot be performed at this time"),
     ("OperationAborted", ""),  # a bucket of this name was deleted a moment ago
+    ("StateMachineDeleting", ""),
+    ("AccessDeniedException", "authorized to assume the provided role"),  # a state machine's
 )
 T = TypeVar("T")
 
@@ -36,6 +38,8 @@ class Clients:
     s3: Any
     iam: Any
     logs: Any
+    ecr: Any
+    states: Any
     wait_s: float = 1.0
 
     @property
@@ -104,6 +108,8 @@ def connect(
             s3=session.client("s3", config=patient),
             iam=session.client("iam", config=patient),
             logs=session.client("logs", config=patient),
+            ecr=session.client("ecr", config=patient),
+            states=session.client("stepfunctions", config=patient),
             wait_s=wait_s,
         )
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from slicewise.errors import DeploymentError
 
-from ..functions import COORDINATOR
 from ..garbage import leftovers, remove
-from ..resources import ALIAS
 from .bucket import read_bucket
 from .clients import Clients
-from .functions import read_function
+from .express import express_buckets
 from .work import Change, Work
 
 
@@ -25,7 +23,7 @@ def collect(work: Work, clients: Clients, stack: str, older_than_s: float) -> No
             f"there is no bucket {bucket}: {stack} is not deployed in {place.region}, or in another "
             "account. Name a deployment that `slicewise status` finds."
         )
-    for each in (bucket, *_express(clients, stack)):
+    for each in (bucket, *express_buckets(clients, stack)):
         found = list(leftovers(clients.s3, each, older_than_s, ExpectedBucketOwner=place.account))
         for start in range(0, len(found), 1000):
             some = found[start : start + 1000]
@@ -41,11 +39,3 @@ def collect(work: Work, clients: Clients, stack: str, older_than_s: float) -> No
                 ),
                 None,
             )
-
-
-def _express(clients: Clients, stack: str) -> list[str]:
-    """The directory bucket, which only the coordinator's settings name: it has a zone."""
-    coordinator = read_function(clients, f"{stack}-{COORDINATOR}")
-    live = coordinator.version(coordinator.aliases.get(ALIAS)) if coordinator else None
-    bucket = live.settings.environment.get("SLICEWISE_EXPRESS_BUCKET") if live else None
-    return [bucket] if bucket else []

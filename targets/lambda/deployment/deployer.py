@@ -14,19 +14,22 @@ from slicewise.progress import steps
 from slicewise.smoke import read_smoke
 
 from ..bundle import read_index, streamed_weights
-from ..functions import COORDINATOR
+from ..packaging.image import contents_of, image_tag
 from ..packaging.packages import package
 from ..profile import Profile
-from ..resources import ALIAS, stack_of
+from ..resources import PYTHON, Stack, stack_of
 from .clients import Clients, connect, explained
 from .collect import collect
-from .deploy import Order, carry_out, function_url
-from .destroy import called, destroy
-from .diff import Diff, Side, diff_of
+from .deploy import Order, carry_out
+from .destroy import destroy
+from .diff import IMAGE, Diff, Side, diff_of
 from .endpoint import DeployedEndpoint, client_of
-from .functions import read_function
+from .express import zone_of
+from .functions import function_url, read_function
+from .image import tag_of
+from .live import read_live
 from .price import monthly_usd
-from .status import Status, deployed_plan, not_deployed, read_status
+from .status import Status, deployed_plan, must_live, read_status
 from .work import Changes, Work
 
 
@@ -53,6 +56,7 @@ class LambdaDeployer:
         directory: Path,
         plan: Plan,
         *,
+        zone: str | None = None,
         progress: bool | None = None,
         **options: Any,
     ) -> DeployedEndpoint:
@@ -60,23 +64,27 @@ class LambdaDeployer:
 
         The new version serves once it answers the bundle's example as the original model did; if it does
         not, it is removed and the version before keeps serving. Options: `name` of the stack, `python`,
-        `architecture`, `tags`, `smoke_test`, `keep` (versions that stay), `log_days`, `xray`.
+        `architecture` (None: the profile's), `tags`, `smoke_test`, `keep` (versions that stay),
+        `log_days`, `xray`, and `zone`, the availability zone of the directory bucket where tensors go by
+        s3express (None: that of the deployment which is there).
         """
         step = steps(progress)
         with step("packing the functions"):
-            order = _order(directory, plan, **options)
-        stack = order.stack
-        work = Work()
-        versions = carry_out(work, self.clients, order, step)
-        bucket = stack.bucket(self.clients.place)
+            order = self._order(directory, plan, **options)
+        stack, work = order.stack, Work()
+        clients = self._in_zone(stack, zone)
+        versions = carry_out(work, clients, order, step)
+        live = must_live(clients, stack.name)
         with explained("reading the URL"):
-            url = function_url(self.clients, stack.coordinator.name)
+            url = function_url(clients, stack.coordinator.name)
         return DeployedEndpoint(
             stack.name,
-            client_of(self.clients, plan, stack.coordinator.name, ALIAS, bucket),
+            client_of(clients, plan, live.target, live.buckets),
             url=url,
             versions=versions,
-            changes=Changes(stack=stack.name, changes=tuple(work.changes)),
+            changes=Changes(
+                stack=stack.name, changes=tuple(work.changes), notes=order.packages.notes
+            ),
         )
 
     def changes(
@@ -85,6 +93,7 @@ class LambdaDeployer:
         plan: Plan,
         *,
         requests_per_month: int = 0,
+        zone: str | None = None,
         progress: bool | None = None,
         **options: Any,
     ) -> Changes:
@@ -93,9 +102,9 @@ class LambdaDeployer:
         """
         step = steps(progress)
         with step("packing the functions"):
-            order = _order(directory, plan, **{**options, "smoke_test": False})
+            order = self._order(directory, plan, **{**options, "smoke_test": False})
         work = Work(dry_run=True)
-        carry_out(work, self.clients, order, step)
+        carry_out(work, self._in_zone(order.stack, zone), order, step)
         packages = [*order.packages.parts.values(), order.packages.layer]
         stored = sum(each.zip_bytes for each in packages if each is not None)
         costs = monthly_usd(plan, order.stack, self._profile, stored, requests_per_month)
@@ -104,7 +113,9 @@ class LambdaDeployer:
             f"Prices are those of {profile.region}, {profile.architecture} (the bundle's profile)."
         )
         other = (place.region, order.stack.architecture) != (profile.region, profile.architecture)
-        notes = [note] if other else []
+        notes = [*order.packages.notes, *([note] if other else [])]
+        if order.stack.has_image:
+            notes.append("The image's storage in ECR is not in this price.")
         if not requests_per_month:
             notes.append("Requests are paid by use: give a number of requests per month.")
         return Changes(
@@ -118,11 +129,13 @@ class LambdaDeployer:
         self, name: str | None, directory: Path | None, plan: Plan | None
     ) -> DeployedEndpoint:
         """A deployment that is there, by its name or its bundle."""
-        stack, place = _name(name, directory), self.clients.place
-        plan = plan or deployed_plan(self.clients, stack)
-        bucket = f"{stack}-{place.account}-{place.region}"
-        client = client_of(self.clients, plan, f"{stack}-{COORDINATOR}", ALIAS, bucket)
-        return DeployedEndpoint(stack, client)
+        stack = _name(name, directory)
+        live = must_live(self.clients, stack)
+        plan = plan or deployed_plan(self.clients, stack, live)
+        client = client_of(self.clients, plan, live.target, live.buckets)
+        with explained("reading the URL"):
+            url = function_url(self.clients, f"{stack}-{live.entry}")
+        return DeployedEndpoint(stack, client, url=url, versions=live.numbers)
 
     def status(
         self, name: str | None, directory: Path | None, plan: Plan | None, **options: Any
@@ -131,10 +144,7 @@ class LambdaDeployer:
         changes = None
         if directory is not None and plan is not None:
             changes = replace(self.changes(directory, plan, name=name, **options), monthly_usd=None)
-        stack = _name(name, directory)
-        with explained(f"reading {stack}"):
-            url = function_url(self.clients, f"{stack}-{COORDINATOR}")
-        return read_status(self.clients, stack, changes, url)
+        return read_status(self.clients, _name(name, directory), changes)
 
     def destroy(self, name: str | None, directory: Path | None, *, dry_run: bool) -> Changes:
         """Remove everything that carries the stack's tag, also of a deployment that was interrupted."""
@@ -153,28 +163,42 @@ class LambdaDeployer:
         return Changes(stack=stack, changes=tuple(work.changes))
 
     def diff(self, old: str | Path, new: str | Path) -> Diff:
-        """What differs between two bundles, or between a deployment (by name) and a bundle."""
-        return diff_of(self._side(old), self._side(new))
-
-    def _side(self, which: str | Path) -> Side:
-        path = Path(which)
-        if path.is_dir():
-            plan = Plan.from_json((path / "plan.json").read_text())
-            packages = package(path, plan).parts
-            return Side(
-                name=str(which),
-                plan=plan,
-                packages={part: (each.sha256, each.zip_bytes) for part, each in packages.items()},
+        """What differs between two bundles, or between a deployment (by name) and a bundle, which is
+        then packed as the deployment is.
+        """
+        deployed = {
+            each: self._deployed(str(each)) for each in (old, new) if not Path(each).is_dir()
+        }
+        options = next((options for _, options in deployed.values()), {})
+        return diff_of(
+            *(
+                deployed[each][0] if each in deployed else self._saved(Path(each), options)
+                for each in (old, new)
             )
-        stack = str(which)
-        plan = deployed_plan(self.clients, stack)
+        )
+
+    def _saved(self, directory: Path, options: Mapping[str, Any]) -> Side:
+        """A bundle, packed with these options."""
+        order = self._order(
+            directory,
+            Plan.from_json((directory / "plan.json").read_text()),
+            smoke_test=False,
+            **options,
+        )
+        parts = order.packages.parts
+        packages = {part: (each.sha256, each.zip_bytes) for part, each in parts.items()}
+        if order.stack.has_image:
+            packages[IMAGE] = (contents_of(order.image_tag), 0)
+        return Side(name=str(directory), plan=order.plan, packages=packages)
+
+    def _deployed(self, stack: str) -> tuple[Side, dict[str, Any]]:
+        """A deployment, and the options that its functions were packed with."""
+        live = must_live(self.clients, stack)
+        plan = deployed_plan(self.clients, stack, live)
+        packages = {}
+        options = {"architecture": live.version.settings.architecture}
         with explained(f"reading {stack}"):
-            coordinator = read_function(self.clients, f"{stack}-{COORDINATOR}")
-            live = coordinator.version(coordinator.aliases.get(ALIAS)) if coordinator else None
-            if live is None:
-                raise not_deployed(self.clients, stack)
-            found = {COORDINATOR: (live.settings.sha256, live.bytes)}
-            for part, number in called(live).items():
+            for part, number in live.numbers.items():
                 state = read_function(self.clients, f"{stack}-{part}")
                 version = state.version(number) if state else None
                 if version is None:
@@ -182,38 +206,52 @@ class LambdaDeployer:
                         f"version {number} of {stack}-{part} is not there, which the version that "
                         "serves calls. Deploy the bundle again."
                     )
-                found[part] = (version.settings.sha256, version.bytes)
-        return Side(name=stack, plan=plan, packages=found)
+                settings = version.settings
+                if settings.is_image:
+                    tag = tag_of(self.clients, stack, settings.sha256)
+                    packages[IMAGE] = (contents_of(tag), 0)
+                else:
+                    packages[part] = (settings.sha256, version.bytes)
+                    options["python"] = settings.runtime.removeprefix("python")
+        return Side(name=stack, plan=plan, packages=packages), options
 
+    def _in_zone(self, stack: Stack, zone: str | None) -> Clients:
+        """The clients, with the zone of the directory bucket where the stack has one."""
+        clients = self.clients
+        if "s3express" in stack.transports and zone is None:
+            with explained(f"reading {stack.name}"):
+                live = read_live(clients, stack.name)
+            bucket = live.buckets.get("s3express") if live is not None else None
+            zone = zone_of(bucket) if bucket else None
+        return replace(clients, place=replace(clients.place, zone=zone))
 
-def _order(
-    directory: Path,
-    plan: Plan,
-    *,
-    name: str | None = None,
-    python: str = "3.13",
-    architecture: str = "x86_64",
-    tags: Mapping[str, str] | None = None,
-    smoke_test: bool = True,
-    **options: Any,
-) -> Order:
-    """Everything that can be known and refused before AWS is asked."""
-    if plan.orchestration != "coordinator":
-        raise DeploymentError(
-            f'slicewise deploy knows bundles with a coordinator; this is a "{plan.orchestration}". '
-            "Deploy it with its template.yaml (README.md in the bundle), or compile it with "
-            'orchestration="coordinator".'
+    def _order(
+        self,
+        directory: Path,
+        plan: Plan,
+        *,
+        name: str | None = None,
+        python: str = PYTHON,
+        architecture: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        smoke_test: bool = True,
+        **options: Any,
+    ) -> Order:
+        """Everything that can be known and refused before AWS is asked."""
+        architecture = architecture or self._profile.architecture
+        built_for: dict[str, Any] = {"python": python, "architecture": architecture}
+        return Order(
+            directory=directory,
+            stack=stack_of(directory, plan, name=name, tags=tags, **built_for),
+            plan=plan,
+            packages=package(
+                directory, plan, limit_mb=self._profile.limits.package_mb_max, **built_for
+            ),
+            weights=streamed_weights(directory),
+            image_tag=image_tag(directory, **built_for),
+            smoke=read_smoke(directory) if smoke_test else None,
+            **options,
         )
-    return Order(
-        stack=stack_of(
-            directory, plan, name=name, python=python, architecture=architecture, tags=tags
-        ),
-        plan=plan,
-        packages=package(directory, plan, python=python, architecture=architecture),
-        weights=streamed_weights(directory),
-        smoke=read_smoke(directory) if smoke_test else None,
-        **options,
-    )
 
 
 def _name(name: str | None, directory: Path | None) -> str:

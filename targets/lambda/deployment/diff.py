@@ -8,12 +8,14 @@ from typing import Any
 
 from slicewise.plan import Edge, Plan, Slice
 
-from ..functions import COORDINATOR
+IMAGE = "image"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A bundle or a deployment: its plan, and of every part the SHA-256 and the bytes of its package."""
+    """A bundle or a deployment: its plan, and of every part the SHA-256 and the bytes of its package;
+    parts of the container image have one together (`IMAGE`), whose bytes nobody knows.
+    """
 
     name: str
     plan: Plan
@@ -95,7 +97,10 @@ def _slices(old: Side, new: Side) -> Iterator[Line]:
             words = f"{len(second.ops)} (+{len(came)} -{len(went)})"
             yield Line(what=f"{name} ops", old=str(len(first.ops)), new=words)
         yield from _package(name, old, new)
-    yield from _package(COORDINATOR, old, new)
+    slices = {part.name for part in (*old.plan.slices, *new.plan.slices)}
+    for part in dict.fromkeys((*old.packages, *new.packages)):
+        if part not in slices:
+            yield from _package(part, old, new)
 
 
 def _package(part: str, old: Side, new: Side) -> Iterator[Line]:

@@ -8,6 +8,7 @@ from typing import Any
 from slicewise.plan import Plan
 
 from ..client import Client
+from ..steps_client import StepsClient
 from .clients import Clients
 from .work import Changes
 
@@ -15,7 +16,8 @@ from .work import Changes
 class DeployedEndpoint:
     """A deployment: callable with the model's own arguments.
 
-    `versions` has the version of every slice and of the coordinator (by part), where that is known.
+    `versions` has the version of every part that serves. `url` is None where HTTP requests are not
+    answered.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class DeployedEndpoint:
 
     @property
     def function(self) -> str:
-        """The coordinator, with the alias or version that is called."""
+        """What is called: a function with its alias, or the ARN of a state machine's alias."""
         return self.client.function
 
     @property
@@ -48,10 +50,13 @@ class DeployedEndpoint:
         return self.client(*args, **kwargs)
 
 
-def client_of(clients: Clients, plan: Plan, function: str, qualifier: str, bucket: str) -> Client:
-    """A client of one version or alias of a coordinator; tensors go through its stack's bucket."""
+def client_of(clients: Clients, plan: Plan, target: str, buckets: Mapping[str, str]) -> Client:
+    """A client of one version or alias, of a function or by the ARN of a state machine's; tensors go
+    through these buckets, by transport.
+    """
     from ..runtime.store import Store
 
-    ways = [way for way in plan.transport_rule.transports if way != "payload"]
-    store = Store(dict.fromkeys(ways, bucket), clients.s3)
-    return Client(plan, f"{function}:{qualifier}", clients.invoke, store)
+    store = Store(buckets, clients.s3)
+    if plan.orchestration == "stepfunctions":
+        return StepsClient(plan, target, clients.states, store)
+    return Client(plan, target, clients.invoke, store)

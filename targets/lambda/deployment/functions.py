@@ -10,19 +10,22 @@ from typing import Any
 from slicewise.errors import DeploymentError
 
 from ..packaging.archive import Archive
-from ..resources import Stack, StackFunction
+from ..resources import ALIAS, Stack, StackFunction, repository_name
 from .bucket import ensure_package, package_key
 from .clients import Clients, error_code, found
 from .owned import check_owned, is_owned, missing
-from .work import Change, Work
+from .work import NEW, Change, Work
 
 LATEST = "$LATEST"
-NEW = "new"  # in a dry run: what will have a number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All of a function that decides how it runs; two versions with the same are the same."""
+    """All of a function that decides how it runs; two versions with the same are the same.
+
+    `sha256` is of its zip file, or the digest of its container image (`is_image`), which has a runtime,
+    a handler and no layers of its own.
+    """
 
     sha256: str
     runtime: str
@@ -34,6 +37,7 @@ class Settings:
     layers: tuple[str, ...]
     environment: Mapping[str, str]
     tracing: str
+    is_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +89,25 @@ def read_function(clients: Clients, name: str) -> FunctionState | None:
     )
 
 
-def stack_functions(clients: Clients, stack: str) -> list[str]:
-    """The names of all functions of the stack."""
+def stack_functions(clients: Clients, stack: str) -> dict[str, Settings]:
+    """All functions of the stack by name, with the settings of what is published next."""
     pages = clients.functions.get_paginator("list_functions").paginate()
     listed = [each for page in pages for each in page["Functions"]]
-    arns = {
-        each["FunctionName"]: each["FunctionArn"]
+    return {
+        each["FunctionName"]: settings_of(each)
         for each in listed
         if each["FunctionName"].startswith(f"{stack}-")
+        and is_owned(clients.functions.list_tags(Resource=each["FunctionArn"])["Tags"], stack)
     }
-    return [
-        name
-        for name, arn in arns.items()
-        if is_owned(clients.functions.list_tags(Resource=arn)["Tags"], stack)
-    ]
+
+
+def function_url(clients: Clients, name: str) -> str | None:
+    """The address of a function's alias, None without one; callers sign their requests (IAM)."""
+    reply = found(
+        lambda: clients.functions.get_function_url_config(FunctionName=name, Qualifier=ALIAS),
+        "ResourceNotFoundException",
+    )
+    return None if reply is None else str(reply["FunctionUrl"])
 
 
 def ensure_versions(
@@ -113,7 +122,8 @@ def ensure_versions(
     """The number of a published version with the wanted settings, by part.
 
     Where there is one already, nothing is changed. Functions are changed first and published then, so
-    that AWS works on all of them at once. Raises `DeploymentError`.
+    that AWS works on all of them at once. `packages` are of those that are no images. Raises
+    `DeploymentError`.
     """
     bucket = stack.bucket(clients.place)
     numbers: dict[str, str] = {}
@@ -122,6 +132,7 @@ def ensure_versions(
         state = states[function.part]
         if state is not None:
             check_owned(f"the function {function.name}", state.tags, stack.name)
+            _check_kind(state, wanted[function.part])
             _ensure_tags(work, clients, stack, state)
             same = state.matching(wanted[function.part])
             if same is not None:
@@ -132,12 +143,13 @@ def ensure_versions(
     for function in changing:
         part, state = function.part, states[function.part]
         target = wanted[part]
-        if state is None or state.latest.settings.sha256 != target.sha256:
+        is_new = state is None or state.latest.settings.sha256 != target.sha256
+        if is_new and not target.is_image:
             ensure_package(work, clients, bucket, part, packages[part])
         if state is None:
             _create(work, clients, stack, function, target)
         elif _code(state.latest.settings) != _code(target):
-            _update_code(work, clients, bucket, function, target)
+            _update_code(work, clients, stack, function, target)
     for function in changing:
         state = states[function.part]
         if state is not None and _configuration(state.latest.settings) != _configuration(
@@ -228,10 +240,8 @@ def _create(
             clients.functions.create_function(
                 FunctionName=function.name,
                 Description=_description(function),
-                Code={
-                    "S3Bucket": stack.bucket(clients.place),
-                    "S3Key": package_key(target.sha256),
-                },
+                PackageType="Image" if target.is_image else "Zip",
+                Code=_place_of_code(clients, stack, target),
                 Architectures=[target.architecture],
                 Tags=dict(stack.tags),
                 **_arguments(target),
@@ -246,7 +256,7 @@ def _create(
         Change(
             action="create",
             resource=f"function {function.name}",
-            detail=f"{target.memory_mb} MB, {target.runtime}, {target.architecture}",
+            detail=f"{target.memory_mb} MB, {target.runtime or 'image'}, {target.architecture}",
         ),
         lambda: clients.patiently(create),
         None,
@@ -254,14 +264,13 @@ def _create(
 
 
 def _update_code(
-    work: Work, clients: Clients, bucket: str, function: StackFunction, target: Settings
+    work: Work, clients: Clients, stack: Stack, function: StackFunction, target: Settings
 ) -> None:
     def update() -> None:
         clients.patiently(
             lambda: clients.functions.update_function_code(
                 FunctionName=function.name,
-                S3Bucket=bucket,
-                S3Key=package_key(target.sha256),
+                **_place_of_code(clients, stack, target),
                 Architectures=[target.architecture],
             )
         )
@@ -296,7 +305,9 @@ def _publish(work: Work, clients: Clients, function: StackFunction, target: Sett
     deleted: what it then returns is older. A changed description makes it a new one.
     """
     name, api = function.name, clients.functions
-    code = base64.b64encode(bytes.fromhex(target.sha256)).decode() if not work.dry_run else ""
+    code = target.sha256  # of an image as it is, of a zip file in base64
+    if not target.is_image and not work.dry_run:
+        code = base64.b64encode(bytes.fromhex(code)).decode()
 
     def publish() -> str:
         for again in (False, True):
@@ -346,16 +357,38 @@ def _description(function: StackFunction) -> str:
 
 def _arguments(target: Settings) -> dict[str, Any]:
     """Of create and update alike."""
-    return {
+    of_zip = {
         "Runtime": target.runtime,
-        "Role": target.role,
         "Handler": target.handler,
+        "Layers": list(target.layers),
+    }
+    return {
+        "Role": target.role,
         "MemorySize": target.memory_mb,
         "Timeout": target.timeout_s,
         "Environment": {"Variables": dict(target.environment)},
-        "Layers": list(target.layers),
         "TracingConfig": {"Mode": target.tracing},
+        **({} if target.is_image else of_zip),
     }
+
+
+def _place_of_code(clients: Clients, stack: Stack, target: Settings) -> dict[str, str]:
+    """Where Lambda finds it."""
+    if target.is_image:
+        repository = f"{clients.place.registry}/{repository_name(stack.name)}"
+        return {"ImageUri": f"{repository}@sha256:{target.sha256}"}
+    return {"S3Bucket": stack.bucket(clients.place), "S3Key": package_key(target.sha256)}
+
+
+def _check_kind(state: FunctionState, target: Settings) -> None:
+    """Lambda cannot make an image of a zip function, nor the reverse."""
+    if state.latest.settings.is_image != target.is_image:
+        kinds = ("an image", "a zip file")
+        was, wanted = kinds if state.latest.settings.is_image else kinds[::-1]
+        raise DeploymentError(
+            f"the function {state.name} is {was} and would become {wanted}, which Lambda does not "
+            "allow. Deploy under another name=... (--name), or destroy this deployment first."
+        )
 
 
 def _code(settings: Settings) -> tuple[str, str]:
@@ -379,10 +412,13 @@ def _version(configuration: Mapping[str, Any]) -> Version:
 
 def settings_of(configuration: Mapping[str, Any]) -> Settings:
     """The settings in what Lambda says of a function or version."""
+    is_image = configuration.get("PackageType") == "Image"
+    code = configuration["CodeSha256"]
     return Settings(
-        sha256=base64.b64decode(configuration["CodeSha256"]).hex(),
-        runtime=configuration.get("Runtime", ""),
-        handler=configuration.get("Handler", ""),
+        sha256=code if is_image else base64.b64decode(code).hex(),
+        # Lambda says nothing of these for an image, moto says that they are empty.
+        runtime="" if is_image else configuration.get("Runtime", ""),
+        handler="" if is_image else configuration.get("Handler", ""),
         role=configuration["Role"],
         memory_mb=configuration["MemorySize"],
         timeout_s=configuration["Timeout"],
@@ -390,4 +426,5 @@ def settings_of(configuration: Mapping[str, Any]) -> Settings:
         layers=tuple(layer["Arn"] for layer in configuration.get("Layers", ())),
         environment=dict(configuration.get("Environment", {}).get("Variables", {})),
         tracing=configuration.get("TracingConfig", {}).get("Mode", "PassThrough"),
+        is_image=is_image,
     )

@@ -8,9 +8,8 @@ from ..packaging.archive import Archive
 from ..resources import Stack
 from .bucket import ensure_package, package_key
 from .clients import Clients, found
-from .functions import NEW
 from .owned import TAG
-from .work import Change, Work
+from .work import NEW, Change, Work
 
 
 def layer_name(stack: str) -> str:

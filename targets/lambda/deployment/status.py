@@ -9,12 +9,11 @@ from typing import Any
 from slicewise.errors import DeploymentError
 from slicewise.plan import Plan
 
-from ..functions import COORDINATOR
 from ..resources import ALIAS
 from .bucket import plan_key
 from .clients import Clients, explained, found
-from .destroy import called
-from .functions import FunctionState, read_function, stack_functions
+from .functions import FunctionState, function_url, read_function, stack_functions
+from .live import Live, read_live
 from .work import Changes
 
 ERRORS = '?ERROR ?"Task timed out" ?"Runtime.ExitError"'
@@ -23,8 +22,8 @@ ERRORS_S = 3600  # how far back errors are looked for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionStatus:
-    """One function: `live` is the version that the alias means, `called` the one that the live version
-    of the coordinator calls. `bytes` and `modified` are those of the version that serves.
+    """One function: `live` is the version that the alias means, `called` the one that the whole which
+    serves calls. `bytes` and `modified` are those of the version that serves.
     """
 
     name: str
@@ -40,10 +39,13 @@ class FunctionStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A deployment. `changes` is what deploying the bundle would change, None without a bundle."""
+    """A deployment. `target` is what callers address: a function with its alias, or a state machine's
+    alias. `changes` is what deploying the bundle would change, None without a bundle.
+    """
 
     stack: str
     region: str
+    target: str | None
     url: str | None
     functions: tuple[FunctionStatus, ...]
     changes: Changes | None = None
@@ -58,6 +60,7 @@ class Status:
         return {
             "stack": self.stack,
             "region": self.region,
+            "target": self.target,
             "url": self.url,
             "functions": [asdict(function) for function in self.functions],
             "matches": self.matches,
@@ -79,7 +82,8 @@ class Status:
             for each in self.functions
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [f"{self.stack} in {self.region}", f"URL {self.url or 'none'} (IAM)"]
+        lines = [f"{self.stack} in {self.region}, called as {self.target or 'nothing yet'}"]
+        lines += [f"URL {self.url} (IAM)"] if self.url else []
         lines += [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
@@ -96,19 +100,20 @@ class Status:
         return "\n".join(lines)
 
 
-def read_status(clients: Clients, stack: str, changes: Changes | None, url: str | None) -> Status:
+def read_status(clients: Clients, stack: str, changes: Changes | None) -> Status:
     """The status of a stack. Raises `DeploymentError` when there is nothing of it."""
     with explained(f"reading {stack}"):
         names = stack_functions(clients, stack)
         states = [state for name in names if (state := read_function(clients, name))]
         if not states and changes is None:
             raise not_deployed(clients, stack)
-        coordinator = next((s for s in states if s.name == f"{stack}-{COORDINATOR}"), None)
-        serving = _serving(coordinator)
+        live = read_live(clients, stack)
+        serving = live.numbers if live is not None else {}
         return Status(
             stack=stack,
             region=clients.place.region,
-            url=url,
+            target=live.target if live is not None else None,
+            url=function_url(clients, f"{stack}-{live.entry}") if live is not None else None,
             functions=tuple(
                 _function(clients, state, serving.get(state.name.removeprefix(f"{stack}-")))
                 for state in states
@@ -117,16 +122,21 @@ def read_status(clients: Clients, stack: str, changes: Changes | None, url: str 
         )
 
 
-def deployed_plan(clients: Clients, stack: str) -> Plan:
-    """The plan of what serves. Raises `DeploymentError`."""
+def must_live(clients: Clients, stack: str) -> Live:
+    """What serves. Raises `DeploymentError` when nothing does."""
     with explained(f"reading {stack}"):
-        coordinator = read_function(clients, f"{stack}-{COORDINATOR}")
-        live = coordinator.version(coordinator.aliases.get(ALIAS)) if coordinator else None
+        live = read_live(clients, stack)
         if live is None:
             raise not_deployed(clients, stack)
+        return live
+
+
+def deployed_plan(clients: Clients, stack: str, live: Live) -> Plan:
+    """The plan of what serves. Raises `DeploymentError`."""
+    with explained(f"reading {stack}"):
         place = clients.place
         bucket = f"{stack}-{place.account}-{place.region}"
-        key = plan_key(live.settings.sha256)
+        key = plan_key(live.version.settings.sha256)
         reply = found(
             lambda: clients.s3.get_object(
                 Bucket=bucket, Key=key, ExpectedBucketOwner=place.account
@@ -148,12 +158,6 @@ def not_deployed(clients: Clients, stack: str) -> DeploymentError:
         f"nothing called {stack} serves in {clients.place.region} (account {clients.place.account}). "
         "Deploy it first, or name another region."
     )
-
-
-def _serving(coordinator: FunctionState | None) -> dict[str, str]:
-    """By part, the versions that answer a request."""
-    live = coordinator.version(coordinator.aliases.get(ALIAS)) if coordinator else None
-    return {} if live is None else {**called(live), COORDINATOR: live.number}
 
 
 def _function(clients: Clients, state: FunctionState, number: str | None) -> FunctionStatus:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+NEW = "new"  # in a dry run: what will have a number
 Action = Literal["create", "update", "delete", "upload", "publish", "move", "keep"]
 
 

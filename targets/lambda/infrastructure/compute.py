@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ..packaging.archive import tree_sha256
 from ..resources import (
     ALIAS,
     Place,
@@ -66,13 +67,13 @@ def code_parameters(stack: Stack) -> dict[str, Any]:
 def digests(directory: Path, stack: Stack) -> dict[str, str]:
     """SHA-256 of all that a bundle says of each function, by part; the coordinator's is of all parts."""
     shared = {"python": stack.python, "architecture": stack.architecture}
-    layer = _digest_of_files(directory / LAYER_FOLDER)
+    layer = tree_sha256(directory / LAYER_FOLDER)
     found = {}
     for function in stack.functions:
         said = {
             **shared,
             "layer": layer,
-            "code": _digest_of_files(directory / function.package),
+            "code": tree_sha256(directory / function.package),
             "settings": [function.handler, function.memory_mb, function.timeout_s],
         }
         found[function.part] = hashlib.sha256(json.dumps(said).encode()).hexdigest()
@@ -262,13 +263,3 @@ def _provisioned() -> dict[str, Any]:
 
 def _role_id(function: StackFunction) -> str:
     return logical_id(function.part, "role")
-
-
-def _digest_of_files(directory: Path) -> str:
-    """SHA-256 of the names and contents of all files below, none for no directory."""
-    found = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        found.update(f"{path.relative_to(directory).as_posix()}\n{content}\n".encode())
-    return found.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..resources import Place, Stack
+from ..resources import STATES, Place, Stack, machine_role, trust_policy
 from .intrinsics import filled, ref
 
 MACHINE, ROLE = "StateMachine", "StateMachineRole"
@@ -24,17 +24,8 @@ def machine(
         ROLE: {
             "Type": "AWS::IAM::Role",
             "Properties": {
-                "RoleName": filled(f"{stack.name}-states-{place.region}"),
-                "AssumeRolePolicyDocument": {
-                    "Version": "2012-10-17",
-                    "Statement": [
-                        {
-                            "Effect": "Allow",
-                            "Principal": {"Service": "states.amazonaws.com"},
-                            "Action": "sts:AssumeRole",
-                        }
-                    ],
-                },
+                "RoleName": filled(machine_role(stack, place)),
+                "AssumeRolePolicyDocument": trust_policy(STATES),
                 "Policies": [
                     {
                         "PolicyName": "states",

@@ -73,6 +73,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tree_sha256(*roots: Path) -> str:
+    """SHA-256 of the names and contents of all files below these folders, or of files. Byte code of
+    whatever Python ran there does not count; a folder that is missing is empty.
+    """
+    found = hashlib.sha256()
+    for root in roots:
+        paths = [root] if root.is_file() else sorted(root.rglob("*"))
+        for path in paths:
+            if path.is_file() and "__pycache__" not in path.parts:
+                name = path.relative_to(root).as_posix()
+                found.update(f"{name}\n{file_sha256(path)}\n".encode())
+    return found.hexdigest()
+
+
 def _shrinks(path: Path) -> bool:
     """Whether deflating is worth it, by pieces from the whole of the file."""
     size = path.stat().st_size

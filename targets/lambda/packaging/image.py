@@ -15,14 +15,27 @@ from pathlib import Path
 from slicewise.templates import templates
 
 from ..resources import PYTHONS
+from .archive import tree_sha256
 from .wheels import REQUIREMENTS
 
 _STRIP = Path(__file__).with_name("strip.py")
+_CONTEXT = ("Dockerfile", "functions", "image", "layer")  # all that docker sees, see .dockerignore
 _FILES = {
     "Dockerfile": "Dockerfile.jinja",
     ".dockerignore": "dockerignore.jinja",
     "image/part.py": "part.py.jinja",
 }
+
+
+def image_tag(directory: Path, python: str, architecture: str) -> str:
+    """The tag of a bundle's image: equal contents, Python and architecture have the same."""
+    contents = tree_sha256(*(directory / name for name in _CONTEXT))
+    return f"{contents[:40]}-python{python}-{architecture}"
+
+
+def contents_of(tag: str) -> str:
+    """The part of an image's tag that tells its contents."""
+    return tag.partition("-")[0]
 
 
 def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequence[str]) -> None:

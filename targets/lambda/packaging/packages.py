@@ -23,7 +23,7 @@ from slicewise.plan import Plan
 
 from ..bundle import package_folders
 from ..profile import MB
-from ..resources import ARCHITECTURES, PYTHONS
+from ..resources import ARCHITECTURES, PYTHON, PYTHONS
 from .archive import Archive, describe, write_zip
 from .compiled import Interpreter, compile_directory, find_interpreter
 from .layer import build_layer
@@ -103,7 +103,7 @@ def package(
     directory: Path,
     plan: Plan,
     *,
-    python: str = "3.13",
+    python: str = PYTHON,
     architecture: str = "x86_64",
     limit_mb: float = 250,
     python_executable: Path | None = None,

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .calls import Caller, SliceError, invoke_config
+from .calls import Caller
 from .deadline import deadline_in, remaining_s
-from .driving import error_reply, every_object, fit, functions_of
-from .early import early_invoke
+from .driving import error_reply, every_object, fit
+from .functions import functions_of
 from .hedge import Hedge
 from .messages import join
 from .observe import telling
@@ -28,7 +28,7 @@ from .schedule import LastRead, Part, at_once, run
 from .start import Start
 from .store import Object, Store, StoreError, objects_of
 from .url import answering_http
-from .warmup import WarmUp
+from .warmup import WarmUp, start_slice
 from .wire import Record
 
 Handler = Callable[[Any, Any], bytes]
@@ -36,26 +36,15 @@ Doubled = dict[Future[Any], set[Object]]  # calls that another one was quicker t
 _LOG = logging.getLogger(__name__)
 
 
-def coordinator_handler(*, manifest: Path) -> Handler:
-    """The Lambda handler of the coordinator; `manifest` is the JSON that the bundle put beside it:
-    plan id, inputs, outputs, dims, transport rule and choices, the slices with stage, function and
-    tensors, the seconds that a slice and a request may take, and whether the first request warms all
-    slices up. It returns JSON as bytes, as the slices do.
+def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> Handler:
+    """The Lambda handler of the coordinator. `functions` calls the slices, `warm_up` has what early.py
+    has begun; `manifest` is the JSON that the bundle put beside it: plan id, inputs, outputs, dims,
+    transport rule and choices, the slices with stage, function and tensors, the seconds that a request
+    may take, and whether the first one warms all slices up. It returns JSON as bytes, as the slices do.
     """
     start = Start()
     plan = json.loads(manifest.read_text())
     function_of = functions_of(plan)
-    timeout = plan["timeout_s"]
-    warm_up = WarmUp(lambda _: {}, ())
-    if plan["warm_up"] and start.is_for_a_request:
-        early = early_invoke(timeout + 5, len(function_of))
-        warm_up = WarmUp(partial(_warm, early, function_of, plan["id"]), list(function_of))
-        warm_up.begin()
-        start.mark("warm_up_ms")
-
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
     choices = plan["choices"]
@@ -65,14 +54,9 @@ def coordinator_handler(*, manifest: Path) -> Handler:
     parts = [part for stage in plan["stages"] for part in stage]
     most = plan["max_parallel"]
     hedge = Hedge(plan["hedge"], most) if plan["hedge"] is not None else None
-    calls_at_once = most if hedge is None else 4 * most
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
-    functions = boto3.client(
-        "lambda", config=invoke_config(timeout, max(10, calls_at_once, len(parts)))
-    )
     pool = ThreadPoolExecutor(most)
-    invoke = partial(_invoke_raw, functions)
-    warm_later = partial(WarmUp, partial(_warm, invoke, function_of, plan["id"]), later)
+    warm_later = partial(WarmUp, partial(start_slice, functions, function_of, plan["id"]), later)
     if plan["warm_up"] and not start.is_for_a_request:
         warm_up = warm_later()
     replied = [spec["tensor"] for spec in plan["outputs"]]
@@ -98,7 +82,7 @@ def coordinator_handler(*, manifest: Path) -> Handler:
             store.delete(left)
             for deleted in deleting:
                 deleted.result()
-        except (ClientError, BotoCoreError, StoreError) as error:
+        except StoreError as error:
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
 
     start.mark("clients_ms")
@@ -177,21 +161,3 @@ def coordinator_handler(*, manifest: Path) -> Handler:
 
 def _clean_up(clean: Callable[[set[Object]], None], places: set[Object], _: Future[Any]) -> None:
     clean(places)
-
-
-def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:
-    reply: bytes = functions.invoke(FunctionName=function, Payload=payload)["Payload"].read()
-    return reply
-
-
-def _warm(
-    invoke: Callable[[str, bytes], bytes], function_of: dict[str, str], plan: str, name: str
-) -> dict[str, Any]:
-    """Have a slice started that is not; what its trace says of that. Raises `SliceError` or what
-    `invoke` raises.
-    """
-    body = json.loads(invoke(function_of[name], json.dumps({"warm": plan}).encode()))
-    if "trace" not in body:
-        raise SliceError(name, "WarmUp", str(body)[:500])
-    told: dict[str, Any] = body["trace"]
-    return told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,20 +11,6 @@ from .request import BadRequest
 from .rule import Choices, Rule, choose
 from .store import Object, Store, finish, object_key
 from .wire import Record, decode_inline
-
-
-def functions_of(plan: dict[str, Any]) -> dict[str, str]:
-    """The function of every slice, of one version where the deployment names versions: an update of
-    the coordinator alone then moves all slices at once.
-    """
-    stack = os.environ.get("SLICEWISE_STACK") or plan["stack"]
-    versions = os.environ.get("SLICEWISE_VERSIONS", "")
-    version_of = dict(pair.split("=") for pair in versions.split(",") if pair)
-    names = [part["name"] for stage in plan["stages"] for part in stage]
-    return {
-        name: f"{stack}-{name}" + (f":{version_of[name]}" if name in version_of else "")
-        for name in names
-    }
 
 
 def fit(

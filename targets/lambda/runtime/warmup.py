@@ -1,15 +1,16 @@
 """The warm-up: all slices of a plan start at once, on the first request of a coordinator.
 
 Without it every stage would start cold when its turn comes, one after the other. An environment that
-starts because a request waits for it calls them in its init phase, before it is ready itself
+starts because a request waits for it calls them before it has imported what it needs itself
 (early.py); one that was ready before calls those of later stages beside the first.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -65,3 +66,18 @@ class WarmUp:
         """Wait for calls that no `wait` has asked for: a frozen environment would lose their replies."""
         calls, self._calls = self._calls, {}
         wait(calls.values())
+
+
+def start_slice(
+    functions: Any, function_of: Mapping[str, str], plan: str, name: str
+) -> dict[str, Any]:
+    """Have a slice started that is not; what its trace says of that. Raises `RuntimeError`, or what
+    the client `functions` raises.
+    """
+    message = json.dumps({"warm": plan}).encode()
+    answer = functions.invoke(FunctionName=function_of[name], Payload=message)
+    body = json.loads(answer["Payload"].read())
+    if "trace" not in body:
+        raise RuntimeError(str(body)[:500])
+    told: dict[str, Any] = body["trace"]
+    return told

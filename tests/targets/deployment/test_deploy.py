@@ -94,16 +94,6 @@ def test_weights_that_functions_stream_lie_in_the_bucket(aws: Cloud, tmp_path: P
     assert contents() == {b"zero", b"two"}
 
 
-def test_an_image_is_refused(aws: Cloud, tmp_path: Path) -> None:
-    image = write_bundle(tmp_path / "image", WEIGHTS, packaging="image")
-
-    with pytest.raises(
-        TargetError, match="slice0 is packed as an image, which deploy cannot build"
-    ):
-        deploy(aws, image)
-    assert aws.calls.changing == []
-
-
 def test_another_python_comes_with_another_layer(aws: Cloud, bundle: slicewise.Bundle) -> None:
     deploy(aws, bundle)
     deploy(aws, bundle, python="3.12", keep=1)
@@ -232,7 +222,9 @@ def test_a_failing_smoke_test_leaves_the_version_before(
         transports=("payload",),
     )
 
-    with pytest.raises(DeploymentError, match=r"smoke test failed.*Version 1 of .* as before"):
+    with pytest.raises(
+        DeploymentError, match=r"smoke test failed.*chain-coordinator:1 serves as before"
+    ):
         deploy(aws, new, smoke_test=True)
 
     after = aws.snapshot()
@@ -358,7 +350,7 @@ def test_settings_that_somebody_changed_are_set_again(aws: Cloud, bundle: slicew
 
 def test_refusals_come_before_any_change(aws: Cloud, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", WEIGHTS, transports=("payload", "s3express"))
-    with pytest.raises(TargetError, match=r"s3express.*Compile with transports"):
+    with pytest.raises(TargetError, match=r"s3express.*none was given.*--zone"):
         deploy(aws, bundle)
     with pytest.raises(TargetError, match="keep=0"):
         deploy(aws, write_bundle(tmp_path / "other", WEIGHTS), keep=0)

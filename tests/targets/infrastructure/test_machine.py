@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from slicewise.errors import DeploymentError
-from slicewise.targets import load
 
 
 def invoked(template: Any, role: str) -> list[Any]:
@@ -68,11 +64,3 @@ def test_every_state_retries_faults_of_the_service_and_catches_all(stepped: Any)
     # What a caller sent must not be taken for the state of an execution.
     assert states["begin"]["Catch"][0]["ResultPath"] == "$"
     assert "ResultPath" not in states["begin"]
-
-
-@pytest.mark.parametrize("which", ["chained", "stepped"])
-def test_deploy_says_what_to_do_instead(which: str, request: pytest.FixtureRequest) -> None:
-    made = request.getfixturevalue(which)
-    deployer = load("lambda").deployer(region="us-east-1")
-    with pytest.raises(DeploymentError, match=r"template\.yaml"):
-        deployer.deploy(Path(made.directory), made.plan)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from botocore.exceptions import ClientError
 
+early = importlib.import_module("slicewise.targets.lambda.runtime.early")
 coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
 messages = importlib.import_module("slicewise.targets.lambda.runtime.messages")
 arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
@@ -91,7 +92,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         manifest.write_text(json.dumps(plan))
         monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
         monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
-        handler = coordinator.coordinator_handler(manifest=manifest)
+        _, warm_up = early.start_slices(manifest)
+        handler = coordinator.coordinator_handler(
+            manifest=manifest, functions=fakes, warm_up=warm_up
+        )
         raw = handler(
             {"request_id": ID, "inputs": {"x": X}, **event},
             SimpleNamespace(aws_request_id="aws-0001"),
@@ -257,7 +261,10 @@ def test_a_repeated_request_gets_the_first_reply(
     """The same id with other tensors is a request of its own."""
     fakes = Fakes(a=reply(middle=MIDDLE), b=reply(last=LAST))
     first = run(fakes)
-    handler = coordinator.coordinator_handler(manifest=tmp_path / "manifest.json")
+    manifest = tmp_path / "manifest.json"
+    handler = coordinator.coordinator_handler(
+        manifest=manifest, functions=fakes, warm_up=early.start_slices(manifest)[1]
+    )
     context = SimpleNamespace(aws_request_id="aws-0001")
     request = {"request_id": ID, "inputs": {"x": X}}
 

@@ -28,6 +28,7 @@ arrays = importlib.import_module("slicewise.targets.lambda.runtime.arrays")
 coordinator = importlib.import_module("slicewise.targets.lambda.runtime.coordinator")
 rule_module = importlib.import_module("slicewise.targets.lambda.runtime.rule")
 slice_module = importlib.import_module("slicewise.targets.lambda.runtime.slice")
+warmup = importlib.import_module("slicewise.targets.lambda.runtime.warmup")
 wire = importlib.import_module("slicewise.targets.lambda.runtime.wire")
 
 ID = "0123abcd"
@@ -109,11 +110,11 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cal
                 reply = found[FunctionName](json.loads(Payload), None)
                 return {"Payload": io.BytesIO(reply)}
 
-        real = boto3.client
-        patch.setattr(
-            boto3, "client", lambda name, **k: Lambda() if name == "lambda" else real(name, **k)
+        found["entry"] = coordinator.coordinator_handler(
+            manifest=directory / "manifest.json",
+            functions=Lambda(),
+            warm_up=warmup.WarmUp(lambda _: {}, ()),
         )
-        found["entry"] = coordinator.coordinator_handler(manifest=directory / "manifest.json")
         yield found
 
 

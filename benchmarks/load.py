@@ -11,6 +11,7 @@ runs on the same cores. Valid only while nothing else runs on the machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import tempfile
@@ -33,13 +34,16 @@ Inputs = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one load run found. Memory is (seconds, MiB of the platform, MiB of the coordinators)."""
+    """What one load run found. Memory is (seconds, MiB of the platform, MiB of the coordinators);
+    `cpu_s` has the CPU seconds of this process and of the functions, by name.
+    """
 
     seconds: float
     latencies_ms: list[float]
     wrong: int
     failed: list[str]
     memory: list[tuple[float, float, float]]
+    cpu_s: dict[str, float]
 
 
 def main() -> None:
@@ -157,14 +161,45 @@ def load(
                 memory.append((now, _rss_mb(os.getpid()), _largest(endpoint, endpoint.function)))
 
         _together(lambda: endpoint.client.run(examples[0]), clients)  # every instance has started
+        before = cpu_seconds()
         started = time.perf_counter()
         sampler = threading.Thread(target=sample, args=(started,))
         sampler.start()
         _together(client, clients)
         seconds = time.perf_counter() - started
+        cpu_s = {name: spent - before.get(name, 0.0) for name, spent in cpu_seconds().items()}
         stop.set()
         sampler.join()
-    return Loaded(seconds, latencies, wrong, failed, memory)
+    return Loaded(seconds, latencies, wrong, failed, memory, cpu_s)
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds so far of this process, and of the processes that it has started by function."""
+    parents: dict[int, int] = {}
+    spent: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            pid = int(stat.parent.name)
+            parents[pid] = int(fields[1])
+            spent[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found: dict[str, float] = {}
+    for pid, seconds in spent.items():
+        line = pid
+        while line not in (os.getpid(), 0):
+            line = parents.get(line, 0)
+        if line == os.getpid():
+            name = "clients and platform" if pid == line else _function(pid)
+            found[name] = found.get(name, 0.0) + seconds
+    return found
+
+
+def _function(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"AWS_LAMBDA_FUNCTION_NAME="):
+                return variable.partition(b"=")[2].decode()
+    return "other processes"
 
 
 def report(
@@ -189,6 +224,9 @@ def report(
     if loaded.latencies_ms:
         low, high = np.percentile(loaded.latencies_ms, [50, 99])
         print(f"latency p50 {low:.0f} ms, p99 {high:.0f} ms")
+    for name, spent in sorted(loaded.cpu_s.items()):
+        print(f"CPU of {name}: {spent / arguments.requests * 1e3:.2f} ms per request")
+    print(f"CPU of the slices alone: {cores / limit * 1e3:.2f} ms per request")
     for name, column in (("this process with the platform", 1), ("the largest coordinator", 2)):
         values = [row[column] for row in loaded.memory]
         if len(values) >= 4:

@@ -9,7 +9,7 @@ from typing import Any
 from slicewise.errors import RequestError
 from slicewise.plan import Plan
 
-from .client import Client
+from .client import Client, timed
 from .runtime.store import Store
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.02, 1.0  # between two looks at an execution
@@ -22,7 +22,7 @@ class StepsClient(Client):
         super().__init__(plan, arn, None, store)
         self._states = states_client
 
-    def _invoke(self, request: bytes, request_id: str) -> dict[str, Any]:
+    def _invoke(self, request: bytes, request_id: str, deadline: float) -> dict[str, Any]:
         from botocore.exceptions import ClientError
 
         try:
@@ -30,7 +30,7 @@ class StepsClient(Client):
             started = self._states.start_execution(
                 stateMachineArn=self.function,
                 name=request_id,
-                input=request.decode(),
+                input=timed(request, deadline).decode(),
             )
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]

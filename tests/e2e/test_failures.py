@@ -13,10 +13,12 @@ import torch
 import slicewise
 
 
-def broken(bundle: slicewise.Bundle, directory: Path, source: str) -> slicewise.Bundle:
-    """A copy of the bundle whose middle slice runs `source` around its real handler."""
+def broken(
+    bundle: slicewise.Bundle, directory: Path, source: str, function: str = "slice1"
+) -> slicewise.Bundle:
+    """A copy of the bundle one of whose functions runs `source` around its real handler."""
     shutil.copytree(bundle.directory, directory)
-    handler = directory / "functions" / "slice1" / "handler.py"
+    handler = directory / "functions" / function / "handler.py"
     handler.write_text(handler.read_text() + source)
     return slicewise.load(directory)
 
@@ -27,7 +29,7 @@ _calls = 0
 
 def handler(event, context):
     global _calls
-    _calls += "tensors" in event  # not the call that only starts it
+    _calls += "warm" not in event  # not the call that only starts it
     if _calls == 1:
         {action}
     return _handler(event, context)
@@ -55,6 +57,25 @@ def test_a_failing_slice_is_named_and_the_next_request_works(
         assert failure.value.request_id in str(failure.value)
         if "kill" not in action and "exit" not in action:
             assert endpoint(x, mask)["narrow"].shape == (2, 8)
+
+
+@pytest.mark.parametrize("function", ["slice1", "coordinator"])
+def test_a_request_ends_at_its_deadline_whatever_hangs(
+    function: str, wide_bundle: slicewise.Bundle, tmp_path: Path
+) -> None:
+    """The first request of an environment hangs; the next one gets the answer of another."""
+    source = ONCE.format(action="import time; time.sleep(300)")
+    bundle = broken(wide_bundle, tmp_path / "bundle", source, function)
+    x, mask = torch.zeros(2, 8), torch.ones(2, dtype=torch.int64)
+    served: Any = bundle.serve()
+    with served as endpoint:
+        endpoint.platform.warm(endpoint.function)  # else the client's time is over before its own
+        endpoint.client.deadline_s = 10.0  # less than the function's own time
+        with pytest.raises(slicewise.SliceFailure) as failure:
+            endpoint(x, mask)
+        assert failure.value.kind == "DeadlineExceeded"
+        assert str(failure.value.request_id) in str(failure.value)
+        assert failure.value.slice == (function if function == "slice1" else None)
 
 
 @pytest.mark.parametrize("slice_is_reached", [True, False])

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import json
@@ -170,7 +171,7 @@ def changed(draw: st.DrawFn, valid: Any) -> Any:
             at = draw(st.sampled_from(inner))
         field = draw(FIELDS | st.sampled_from(sorted(at)) if at else FIELDS)
         if draw(st.integers(0, 3)):
-            at[field] = draw(JSON)
+            at[field] = copy.deepcopy(draw(JSON))  # the next change may be one of this
         else:
             at.pop(field, None)
     return event

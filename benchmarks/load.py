@@ -26,7 +26,6 @@ import numpy as np
 
 import slicewise
 
-ROWS = 4
 SAMPLE_S = 0.5
 TOLERANCE = 1e-4
 Inputs = dict[str, np.ndarray]
@@ -51,17 +50,21 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--model", choices=["minilm", "tiny"], default="minilm")
+    parser.add_argument("--rows", type=int, default=4, help="Rows (sentences) of a request.")
+    parser.add_argument("--tokens", type=int, default=32, help="Tokens of a sentence.")
+    parser.add_argument("--at-once", type=int, default=2 * len(os.sched_getaffinity(0)),
+                        help="Requests that run at a time, 0 for all.")  # fmt: skip
     parser.add_argument("--orchestration", default="coordinator")
     arguments = parser.parse_args()
 
-    compiled, model = _compile(arguments.model, arguments.orchestration)
-    examples = [_example(arguments.model, seed) for seed in range(8)]
+    compiled, model = _compile(arguments)
+    examples = [_example(arguments, seed) for seed in range(8)]
     expected = [_eager(model, example) for example in examples]
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         bundle = compiled.save(Path(folder) / "bundle")
         limit = cpu_limit(bundle.directory, examples, len(cores), arguments.requests)
-        loaded = load(bundle, examples, expected, arguments.clients, arguments.requests)
+        loaded = load(bundle, examples, expected, arguments)
     report(arguments, compiled, len(cores), limit, loaded)
 
 
@@ -120,12 +123,15 @@ def load(
     bundle: slicewise.Bundle,
     examples: list[Inputs],
     expected: list[dict[str, np.ndarray]],
-    clients: int,
-    requests: int,
+    arguments: argparse.Namespace,
 ) -> Loaded:
-    """`clients` threads send `requests` requests; every answer is compared with the model's."""
-    limit = {"concurrency_limit": clients * (len(bundle.plan.slices) + 1) + 10}
-    served: Any = bundle.serve(cpu_scale=16.0, **limit)  # the cores are the limit, not a share
+    """So many clients, each a thread; every answer is compared with the model's."""
+    clients, requests = arguments.clients, arguments.requests
+    served: Any = bundle.serve(
+        cpu_scale=16.0,  # the cores are the limit, not a share
+        concurrency_limit=clients * (len(bundle.plan.slices) + 1) + 10,
+        requests_at_once=arguments.at_once or None,
+    )
     with served as endpoint:
         numbers = iter(range(requests))
         lock, stop = threading.Lock(), threading.Event()
@@ -214,7 +220,8 @@ def report(
     rate = right / loaded.seconds
     print(
         f"{plan.model.name} in {len(plan.slices)} slices, {plan.orchestration}; "
-        f"{arguments.clients} clients, {arguments.requests} requests of {ROWS} rows, {cores} cores"
+        f"{arguments.clients} clients, {arguments.requests} requests of {arguments.rows} x "
+        f"{arguments.tokens}, {arguments.at_once or 'all'} at a time, {cores} cores"
     )
     print(f"right {right}, wrong {loaded.wrong}, failed {len(loaded.failed)}")
     for text in sorted(set(loaded.failed))[:5]:
@@ -260,13 +267,13 @@ def _is_close(found: np.ndarray, right: np.ndarray) -> bool:
     )
 
 
-def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
+def _compile(arguments: argparse.Namespace) -> tuple[slicewise.Compiled, Any]:
     import torch
 
     torch.manual_seed(0)
-    batch = torch.export.Dim("batch", min=1, max=8)
-    options: dict[str, Any] = {"orchestration": orchestration, "progress": True}
-    if name == "tiny":
+    batch = torch.export.Dim("batch", min=1, max=max(2, arguments.rows))
+    options: dict[str, Any] = {"orchestration": arguments.orchestration, "progress": True}
+    if arguments.model == "tiny":
         layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64)]
         model = torch.nn.Sequential(*layers).eval()
         compiled = slicewise.compile(
@@ -283,7 +290,7 @@ def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
     import sentence_embeddings
 
     model, _ = sentence_embeddings.load()
-    ids = torch.randint(1000, 30_000, (2, 32))
+    ids = torch.randint(1000, 30_000, (2, arguments.tokens))
     compiled = slicewise.compile(
         model,
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
@@ -294,11 +301,11 @@ def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
     return compiled, model
 
 
-def _example(name: str, seed: int) -> Inputs:
+def _example(arguments: argparse.Namespace, seed: int) -> Inputs:
     random = np.random.default_rng(seed)
-    if name == "tiny":
-        return {"input": random.normal(size=(ROWS, 64)).astype(np.float32)}
-    ids = random.integers(1000, 30_000, (ROWS, 32))
+    if arguments.model == "tiny":
+        return {"input": random.normal(size=(arguments.rows, 64)).astype(np.float32)}
+    ids = random.integers(1000, 30_000, (arguments.rows, arguments.tokens))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 

@@ -23,6 +23,7 @@ from .runtime.deadline import with_remaining
 from .runtime.messages import join, lift
 from .runtime.repeat import Budget, Passing, may_pass, repeated
 from .runtime.rule import Rule
+from .runtime.seal import SealError
 from .runtime.store import Object, Store, StoreError, objects_of
 from .runtime.transport import receive, send
 from .runtime.wire import WireError
@@ -84,9 +85,9 @@ class Client:
             records = send(
                 arrays, wire_dtypes, request_id, self._choices, self._rule, self._store, arrays
             )
-        except StoreError as error:
+        except (StoreError, SealError) as error:
             raise SliceFailure(
-                f"no slice was called: {error}", request_id=request_id, kind="StoreError"
+                f"no slice was called: {error}", request_id=request_id, kind=type(error).__name__
             ) from error
         try:
             head: dict[str, Any] = {"request_id": request_id, "trace": True}
@@ -165,7 +166,7 @@ class Client:
         records = {tensor_of[name]: record for name, record in reply["outputs"].items()}
         try:
             arrays = receive(dict(records), reply["request_id"], self._store)
-        except (WireError, StoreError) as error:
+        except (WireError, StoreError, SealError) as error:
             raise SliceFailure(
                 f"the answer did not arrive: {error} (request {reply['request_id']})",
                 request_id=reply["request_id"],

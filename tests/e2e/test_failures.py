@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,20 @@ def test_a_missing_weights_file_is_named(wide_bundle: slicewise.Bundle, tmp_path
             assert failure.value.slice == "slice1"
 
 
-def test_many_requests_at_once_are_answered_rightly(wide: Any) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+def test_requests_that_take_turns_do_not_wait_for_their_own_slices(
+    wide_bundle: slicewise.Bundle,
+) -> None:
+    served: Any = wide_bundle.serve(requests_at_once=1)
+    x, mask = torch.ones(2, 8), torch.ones(2, dtype=torch.int64)
+    with served as endpoint, ThreadPoolExecutor(4) as pool:
+        first, *rest = pool.map(lambda _: endpoint(x, mask)["narrow"], range(8))
+        assert all(torch.equal(first, each) for each in rest)
+        reports = [report for report in endpoint.reports if report.function == endpoint.function]
+    assert len(reports) == 8
+    assert len({report.instance for report in reports}) == 1
 
+
+def test_many_requests_at_once_are_answered_rightly(wide: Any) -> None:
     wanted = [torch.full((2, 8), float(i)) for i in range(12)]
     mask = torch.ones(2, dtype=torch.int64)
     alone = [wide(x, mask)["narrow"] for x in wanted]

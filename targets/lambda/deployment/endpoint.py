@@ -51,7 +51,8 @@ class DeployedEndpoint:
 def client_of(clients: Clients, plan: Plan, function: str, qualifier: str, bucket: str) -> Client:
     """A client of one version or alias of a coordinator; tensors go through its stack's bucket."""
     from ..runtime.store import Store
+    from ..sealing import seal_of
 
     ways = [way for way in plan.transport_rule.transports if way != "payload"]
-    store = Store(dict.fromkeys(ways, bucket), clients.s3)
+    store = Store(dict.fromkeys(ways, bucket), clients.s3, seal_of(plan.encryption))
     return Client(plan, f"{function}:{qualifier}", clients.invoke, store)

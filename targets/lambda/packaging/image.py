@@ -15,7 +15,7 @@ from pathlib import Path
 from slicewise.templates import templates
 
 from ..resources import PYTHONS
-from .wheels import REQUIREMENTS
+from .wheels import REQUIREMENTS, requirements_of
 
 _STRIP = Path(__file__).with_name("strip.py")
 _FILES = {
@@ -25,7 +25,9 @@ _FILES = {
 }
 
 
-def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequence[str]) -> None:
+def write_image_files(
+    directory: Path, *, model: str, stack: str, parts: Sequence[str], is_encrypted: bool
+) -> None:
     """Write them into a bundle whose functions are `parts`."""
     texts = templates("slicewise.targets.lambda.packaging")
     values = {"model": model, "stack": stack, "parts": tuple(parts), "pythons": PYTHONS}
@@ -34,5 +36,7 @@ def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequenc
         path.parent.mkdir(exist_ok=True)
         path.write_text(texts.get_template(template).render(values))
     (directory / "layer").mkdir()
-    for source in (REQUIREMENTS, _STRIP):
-        shutil.copyfile(source, directory / "layer" / source.name)
+    wanted = requirements_of(is_encrypted)
+    text = "".join(source.read_text() for source in wanted)
+    (directory / "layer" / REQUIREMENTS.name).write_text(text)
+    shutil.copyfile(_STRIP, directory / "layer" / _STRIP.name)

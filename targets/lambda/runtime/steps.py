@@ -18,6 +18,7 @@ from .driving import every_object, fit
 from .observe import told
 from .request import BadRequest, check_request, request_id_of
 from .rule import Rule
+from .seal import read_seal
 from .store import Store, objects_of
 
 Handler = Callable[[Any, Any], bytes]
@@ -45,7 +46,7 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
     plan = json.loads(manifest.read_text())
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
-    store = Store()
+    store = Store(seal=read_seal(manifest.parent))
     store.open()
 
     def begin(event: dict[str, Any], context: Any) -> dict[str, Any]:

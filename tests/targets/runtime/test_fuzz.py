@@ -139,7 +139,7 @@ ODD: Any = st.sampled_from(
         None, True, -1, 0, 1, 2**31, 2**63, 2**64, -(2**70), 1e308, 0.5, "", "x", "float32", "bool",
         "bfloat16", "payload", f"requests/{ID}/x", "requests/../x", "zlib", "float16", "\0", "\ud800",
         "A" * 5000, "AAAA", [], {}, [[]], [1, [2]], [2**39, 2**39], [[1, 2]], [["a" * 999, "b"]], "plan",
-        {"http": {"method": "POST"}}, "data", '"', "\\",
+        10**400, {"http": {"method": "POST"}}, "data", '"', "\\",
     ]
 )  # fmt: skip
 JSON = st.recursive(
@@ -154,6 +154,7 @@ FIELDS = st.sampled_from(
         "request_id", "trace", "remaining_ms", "inputs", "tensors", "plan", "warm", "x", "middle", "y",
         "tensor", "dtype", "shape", "bytes", "sha256", "data", "s3", "s3express", "etag", "wire_dtype",
         "compression", "requestContext", "body", "isBase64Encoded",
+        "until_ms",
     ]
 )  # fmt: skip
 

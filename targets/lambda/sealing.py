@@ -10,7 +10,6 @@ from slicewise.errors import TargetError
 from slicewise.plan import Encryption, Plan, Slice
 
 from .profile import MB, Profile
-from .runtime.preoptimised import PREOPTIMISED
 from .runtime.seal import (
     HOW_TO_MAKE,
     KEY_VARIABLE,
@@ -94,6 +93,8 @@ def _enlarged(part: Slice, profile: Profile) -> Slice:
 
 def seal_file(seal: Seal, part: str, source: Path, destination: Path) -> None:
     """Write the sealed content of a slice's file. Raises `TargetError`."""
+    from .runtime.preoptimised import PREOPTIMISED  # onnxruntime takes long to import
+
     if source.name == PREOPTIMISED:
         raise TargetError(
             "a preoptimised graph cannot be encrypted: it is loaded from a file. Leave out preoptimise "

@@ -50,7 +50,7 @@ def deadline_of(message: dict[str, Any]) -> float:
     for field, value in told.items():
         if type(value) not in (int, float) or (abs(value) > MOST_MS and value != math.inf):
             raise ValueError(f"{field} is no number of milliseconds")
-    left_ms = min(told[REMAINING], told[UNTIL] - time.time() * 1e3)
+    left_ms: float = min(told[REMAINING], told[UNTIL] - time.time() * 1e3)
     return time.monotonic() + left_ms / 1e3
 
 

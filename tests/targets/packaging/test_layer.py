@@ -94,7 +94,7 @@ def test_the_layer_of_an_encrypted_bundle_opens_what_is_sealed(
 
     with zipfile.ZipFile(encrypted.path) as archive:
         archive.extractall(tmp_path / "layer")
-    shutil.copytree(Path(seal.__file__).parent, tmp_path / "slicewise_runtime")
+    shutil.copytree(Path(str(seal.__file__)).parent, tmp_path / "slicewise_runtime")
     sealed = seal.Seal(bytes(32), "plan").close("x", b"tensor")
     program = (
         "from slicewise_runtime.seal import Seal; "

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["minilm", "tiny"], default="minilm")
     parser.add_argument("--rows", type=int, default=4, help="Rows (sentences) of a request.")
     parser.add_argument("--tokens", type=int, default=32, help="Tokens of a sentence.")
-    parser.add_argument("--at-once", type=int, default=2 * len(os.sched_getaffinity(0)),
+    parser.add_argument("--at-once", type=int, default=len(os.sched_getaffinity(0)),
                         help="Requests that run at a time, 0 for all.")  # fmt: skip
     parser.add_argument("--orchestration", default="coordinator")
     arguments = parser.parse_args()

@@ -28,7 +28,6 @@ from torch import nn
 import slicewise
 
 faults_module = importlib.import_module("slicewise.targets.lambda.local.faults")
-repeat = importlib.import_module("slicewise.targets.lambda.runtime.repeat")
 
 DEADLINE_S = 30.0
 GRACE_S = 0.5  # the thread that waits must get its turn on a machine that is full

@@ -24,8 +24,8 @@ LOOK_S = 0.005
 
 
 def with_sync_executions(application: Any, backends: Any) -> Any:
-    """The application, answering StartSyncExecution, which moto lacks: an
-    execution of an Express state machine is started as any other, and its end awaited.
+    """The application, answering StartSyncExecution, which moto lacks: an execution of an Express state
+    machine is started as any other, and its end awaited.
     """
     identity = sibling("identity")
 

@@ -24,7 +24,6 @@ WEIGHTS_FILE = "weights.json"
 THREADS = 8
 RANGE_BYTES = 8 * 2**20
 PIECE_BYTES = 256 * 1024  # of a range at once: what the HTTP library holds besides
-READ_BYTES = 64 * 2**20
 ATTEMPTS = 3  # for each range; a connection may break while its body is read
 
 
@@ -71,14 +70,8 @@ def sealed_name(slice_name: str, file: str) -> str:
 def _read(file: Path) -> mmap.mmap:
     """The file in anonymous memory, which can be changed and is given back at once."""
     buffer = mmap.mmap(-1, file.stat().st_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with file.open("rb", buffering=0) as source, memoryview(buffer) as view:
-        filled = 0
-        while filled < len(view):
-            with view[filled : filled + READ_BYTES] as part:
-                count = source.readinto(part)
-            if not count:
-                break
-            filled += count
+    with file.open("rb") as source, memoryview(buffer) as view:
+        source.readinto(view)
     return buffer
 
 

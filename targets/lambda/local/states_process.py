@@ -23,7 +23,7 @@ SYNC = "AWSStepFunctions.StartSyncExecution"
 LOOK_S = 0.005
 
 
-def with_sync_executions(application: Any, backends: Any) -> Any:
+def with_sync_executions(application: Any, backend_of: Any) -> Any:
     """The application, answering StartSyncExecution, which moto lacks: an execution of an Express state
     machine is started as any other, and its end awaited.
     """
@@ -33,14 +33,14 @@ def with_sync_executions(application: Any, backends: Any) -> Any:
         if environ.get("HTTP_X_AMZ_TARGET") != SYNC:
             return application(environ, start_response)
         wanted = json.loads(environ["wsgi.input"].read())
-        backend = backends[identity.ACCOUNT][identity.REGION]
+        backend = backend_of(identity.ACCOUNT, identity.REGION)
         machine = backend.describe_state_machine(wanted["stateMachineArn"])
         headers = [("Content-Type", "application/x-amz-json-1.0")]
-        if machine.sm_type != "EXPRESS":
+        if machine.type != "EXPRESS":
             start_response("400 Bad Request", headers)
             return [json.dumps({"__type": "StateMachineTypeNotSupported"}).encode()]
         name = wanted.get("name") or str(uuid.uuid4())
-        execution = backend.start_execution(machine.arn, name, wanted.get("input"))
+        execution = backend.start_execution(machine.arn, name, wanted.get("input", "{}"))
         while execution.status == "RUNNING":
             time.sleep(LOOK_S)
         told = {
@@ -67,8 +67,8 @@ def main() -> None:
 
     default_user_config["stepfunctions"] = {"execute_state_machine": True}
     importlib.import_module("moto.stepfunctions.parser.models")  # takes seconds
-    models = importlib.import_module("moto.stepfunctions.models")
-    app = with_sync_executions(create_backend_app("stepfunctions"), models.stepfunctions_backends)
+    responses = importlib.import_module("moto.stepfunctions.responses")
+    app = with_sync_executions(create_backend_app("stepfunctions"), responses.get_backend)
     listener = socket.socket(fileno=LISTENER_FD)
     server = sibling("server").Server(listener, sibling("wsgi").answering(app))
     os.write(READY_FD, b"1")

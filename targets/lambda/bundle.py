@@ -73,7 +73,8 @@ def write_bundle(
             else:
                 seal_file(seal, part.name, file, packed)
             if part.packaging == "s3-weights" and file.name == _DATA and not is_empty:
-                _stream(packed, directory)
+                _write_streamed(packed, package, directory)
+                packed.unlink()
         (package / "handler.py").write_text(handlers.slices[part.name])
     timeout_s = profile.limits.timeout_s
     chain = plan.orchestration == "chain"
@@ -222,20 +223,21 @@ def streamed_weights(directory: Path) -> dict[str, Path]:
     return {f"weights/{file.name}": file for file in sorted(found.glob("*"))}
 
 
-def _stream(weights: Path, directory: Path) -> None:
-    """Move the weights in a package beside the packages, and leave what runtime/weights.py reads."""
+def _write_streamed(weights: Path, package: Path, directory: Path) -> None:
+    """Put a slice's weights beside the packages, and what runtime/weights.py reads into its package."""
     with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     kept = directory / "weights" / sha256
     kept.parent.mkdir(exist_ok=True)
+    if not kept.exists():  # slices may have the same weights
+        _link_or_copy(weights, kept)
     spec = {
         "file": weights.name,
         "key": f"weights/{sha256}",
         "bytes": weights.stat().st_size,
         "sha256": sha256,
     }
-    weights.replace(kept)  # slices may have the same weights
-    (weights.parent / "weights.json").write_text(json.dumps(spec, indent=1))
+    (package / "weights.json").write_text(json.dumps(spec, indent=1))
 
 
 def _link_or_copy(source: Path, destination: Path) -> None:

@@ -3,20 +3,23 @@
     python benchmarks/load.py                              64 clients, 2,000 requests, MiniLM
     python benchmarks/load.py --clients 8 --requests 100 --model tiny
 
-The limit is measured in the same run: the slices' ONNX sessions in this machine's processes, one process
-per core, each computing whole requests one after the other, with nothing in between. The served bundle
-runs on the same cores. Valid only while nothing else runs on the machine.
+The limit is measured in the same run, in turn with the load: the slices' ONNX sessions in this machine's
+processes, one process per core, each computing whole requests one after the other, with nothing in
+between. The served bundle runs on the same cores. Valid only while nothing else runs on the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import multiprocessing
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,21 +28,27 @@ import numpy as np
 
 import slicewise
 
-ROWS = 4
 SAMPLE_S = 0.5
+ROUNDS = 5
+LIMIT_S = 4.0  # seconds that the slices alone are measured each time
 TOLERANCE = 1e-4
 Inputs = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one load run found. Memory is (seconds, MiB of the platform, MiB of the coordinators)."""
+    """What one load run found: requests a second of each round, of the slices alone before and after
+    each, MiB of the platform and of the coordinators over time, and the CPU seconds of this process and
+    of the functions, by name.
+    """
 
-    seconds: float
+    rates: list[float]
+    limits: list[float]
     latencies_ms: list[float]
     wrong: int
     failed: list[str]
-    memory: list[tuple[float, float, float]]
+    memory: list[tuple[float, float]]
+    cpu_s: dict[str, float]
 
 
 def main() -> None:
@@ -47,47 +56,47 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--model", choices=["minilm", "tiny"], default="minilm")
+    parser.add_argument("--rows", type=int, default=4, help="Rows (sentences) of a request.")
+    parser.add_argument("--tokens", type=int, default=32, help="Tokens of a sentence.")
+    parser.add_argument("--at-once", type=int, default=len(os.sched_getaffinity(0)) + 1,
+                        help="Requests that run at a time, 0 for all.")  # fmt: skip
     parser.add_argument("--orchestration", default="coordinator")
     arguments = parser.parse_args()
 
-    compiled, model = _compile(arguments.model, arguments.orchestration)
-    examples = [_example(arguments.model, seed) for seed in range(8)]
+    compiled, model = _compile(arguments)
+    examples = [_example(arguments, seed) for seed in range(8)]
     expected = [_eager(model, example) for example in examples]
     cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         bundle = compiled.save(Path(folder) / "bundle")
-        limit = cpu_limit(bundle.directory, examples, len(cores), arguments.requests)
-        loaded = load(bundle, examples, expected, arguments.clients, arguments.requests)
-    report(arguments, compiled, len(cores), limit, loaded)
+        with alone(bundle.directory, examples, len(cores)) as limit:
+            loaded = load(bundle, examples, expected, arguments, limit)
+    report(arguments, compiled, len(cores), loaded)
 
 
-def cpu_limit(directory: Path, examples: list[Inputs], cores: int, requests: int) -> float:
-    """Requests a second that all cores compute when they do nothing but run the slices."""
-    count = max(8, min(400, requests) // cores)
+@contextlib.contextmanager
+def alone(directory: Path, examples: list[Inputs], cores: int) -> Iterator[Callable[[], float]]:
+    """Measures how many requests a second all cores compute when they do nothing but run the slices: one
+    process for each core, which does nothing in between.
+    """
     context = multiprocessing.get_context("spawn")
-    ready, go = context.Barrier(cores + 1), context.Barrier(cores + 1)
-    done: Any = context.Queue()
-    workers = [
-        context.Process(target=_compute, args=(directory, examples, count, ready, go, done))
-        for _ in range(cores)
-    ]
-    for worker in workers:
-        worker.start()
-    ready.wait()
-    started = time.perf_counter()
-    go.wait()
-    for _ in workers:
-        done.get()
-    seconds = time.perf_counter() - started
-    for worker in workers:
-        worker.join()
-    return count * cores / seconds
+    pipes = [context.Pipe() for _ in range(cores)]
+    for _, theirs in pipes:
+        context.Process(target=_compute, args=(directory, examples, theirs), daemon=True).start()
+    ours = [mine for mine, _ in pipes]
+    for pipe in ours:
+        pipe.recv()  # it is ready
+
+    def limit() -> float:
+        for pipe in ours:
+            pipe.send(LIMIT_S)
+        return float(sum(pipe.recv() for pipe in ours))
+
+    yield limit
 
 
-def _compute(
-    directory: Path, examples: list[Inputs], count: int, ready: Any, go: Any, done: Any
-) -> None:
-    """One core's work, with the sessions and options of functions."""
+def _compute(directory: Path, examples: list[Inputs], pipe: Any) -> None:
+    """One core's work, with the sessions and options of functions: as long as asked, for ever."""
     import importlib
 
     runtime = importlib.import_module("slicewise.targets.lambda.runtime.slice")
@@ -105,30 +114,38 @@ def _compute(
             held.update(runtime.run_session(sessions[part.name], wanted, part.outputs))
 
     request(examples[0])
-    ready.wait()
-    go.wait()
-    for number in range(count):
-        request(examples[number % len(examples)])
-    done.put(True)
+    pipe.send(True)
+    while True:
+        seconds, count, started = pipe.recv(), 0, time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            request(examples[count % len(examples)])
+            count += 1
+        pipe.send(count / (time.perf_counter() - started))
 
 
 def load(
     bundle: slicewise.Bundle,
     examples: list[Inputs],
     expected: list[dict[str, np.ndarray]],
-    clients: int,
-    requests: int,
+    arguments: argparse.Namespace,
+    limit: Callable[[], float],
 ) -> Loaded:
-    """`clients` threads send `requests` requests; every answer is compared with the model's."""
-    limit = {"concurrency_limit": clients * (len(bundle.plan.slices) + 1) + 10}
-    served: Any = bundle.serve(cpu_scale=16.0, **limit)  # the cores are the limit, not a share
+    """So many clients, each a thread; every answer is compared with the model's. `limit` is measured
+    before and after every round, for the host of this machine is faster and slower for minutes.
+    """
+    clients, share = arguments.clients, arguments.requests // ROUNDS
+    served: Any = bundle.serve(
+        cpu_scale=16.0,  # the cores are the limit, not a share
+        concurrency_limit=clients * (len(bundle.plan.slices) + 1) + 10,
+        requests_at_once=arguments.at_once or None,
+    )
     with served as endpoint:
-        numbers = iter(range(requests))
+        numbers: Iterator[int] = iter(())
         lock, stop = threading.Lock(), threading.Event()
         latencies: list[float] = []
         failed: list[str] = []
         wrong = 0
-        memory: list[tuple[float, float, float]] = []
+        memory: list[tuple[float, float]] = []
 
         def client() -> None:
             nonlocal wrong
@@ -151,50 +168,95 @@ def load(
                     latencies.append(took)
                     wrong += not right
 
-        def sample(started: float) -> None:
+        def sample() -> None:
             while not stop.wait(SAMPLE_S):
-                now = time.perf_counter() - started
-                memory.append((now, _rss_mb(os.getpid()), _largest(endpoint, endpoint.function)))
+                memory.append((_rss_mb(os.getpid()), _largest(endpoint, endpoint.function)))
 
         _together(lambda: endpoint.client.run(examples[0]), clients)  # every instance has started
-        started = time.perf_counter()
-        sampler = threading.Thread(target=sample, args=(started,))
+        sampler = threading.Thread(target=sample)
         sampler.start()
-        _together(client, clients)
-        seconds = time.perf_counter() - started
+        limits, rates, cpu_s = [limit()], [], defaultdict[str, float](float)
+        for _ in range(ROUNDS):
+            numbers, before = iter(range(share)), cpu_seconds()
+            started = time.perf_counter()
+            _together(client, clients)
+            rates.append(share / (time.perf_counter() - started))
+            for name, spent in cpu_seconds().items():
+                cpu_s[name] += spent - before.get(name, 0.0)
+            limits.append(limit())
         stop.set()
         sampler.join()
-    return Loaded(seconds, latencies, wrong, failed, memory)
+    return Loaded(rates, limits, latencies, wrong, failed, memory, dict(cpu_s))
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU seconds so far of this process, and of the processes that it has started by function."""
+    parents: dict[int, int] = {}
+    spent: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = stat.read_text().rpartition(")")[2].split()
+            pid = int(stat.parent.name)
+            parents[pid] = int(fields[1])
+            spent[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found: dict[str, float] = {}
+    for pid, seconds in spent.items():
+        line = pid
+        while line not in (os.getpid(), 0):
+            line = parents.get(line, 0)
+        if line == os.getpid():
+            name = "clients and platform" if pid == line else _function(pid)
+            found[name] = found.get(name, 0.0) + seconds
+    return found
+
+
+def _function(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"AWS_LAMBDA_FUNCTION_NAME="):
+                return variable.partition(b"=")[2].decode()
+    return "other processes"
 
 
 def report(
     arguments: argparse.Namespace,
     compiled: slicewise.Compiled,
     cores: int,
-    limit: float,
     loaded: Loaded,
 ) -> None:
     plan = compiled.plan
     right = len(loaded.latencies_ms) - loaded.wrong
-    rate = right / loaded.seconds
+    pairs = list(itertools.pairwise(loaded.limits))
+    shares = [rate / np.mean(pair) for rate, pair in zip(loaded.rates, pairs, strict=True)]
     print(
         f"{plan.model.name} in {len(plan.slices)} slices, {plan.orchestration}; "
-        f"{arguments.clients} clients, {arguments.requests} requests of {ROWS} rows, {cores} cores"
+        f"{arguments.clients} clients, {arguments.requests} requests of {arguments.rows} x "
+        f"{arguments.tokens}, {arguments.at_once or 'all'} at a time, {cores} cores"
     )
     print(f"right {right}, wrong {loaded.wrong}, failed {len(loaded.failed)}")
     for text in sorted(set(loaded.failed))[:5]:
         print(f"  {loaded.failed.count(text)} x {text[:160]}")
-    print(f"the slices alone, in-process on {cores} cores: {limit:8.1f} requests/s")
-    print(f"the served bundle:                     {rate:8.1f} requests/s = {rate / limit:.0%}")
+    print("the slices alone, before and after each round: " + _shown(loaded.limits) + " requests/s")
+    print("the served bundle: " + _shown(loaded.rates) + " requests/s")
+    percent = ", ".join(f"{share:.0%}" for share in shares)
+    print(f"of the slices alone: {percent}; median {np.median(shares):.0%}")
     if loaded.latencies_ms:
         low, high = np.percentile(loaded.latencies_ms, [50, 99])
         print(f"latency p50 {low:.0f} ms, p99 {high:.0f} ms")
-    for name, column in (("this process with the platform", 1), ("the largest coordinator", 2)):
+    for name, spent in sorted(loaded.cpu_s.items()):
+        print(f"CPU of {name}: {spent / arguments.requests * 1e3:.2f} ms per request")
+    each_ms = cores / np.mean(loaded.limits) * 1e3
+    print(f"CPU of the slices alone: {each_ms:.2f} ms per request")
+    for name, column in (("this process with the platform", 0), ("the largest coordinator", 1)):
         values = [row[column] for row in loaded.memory]
         if len(values) >= 4:
             quarter = len(values) // 4
             first, last = np.median(values[:quarter]), np.median(values[-quarter:])
             print(f"memory of {name}: first quarter {first:.0f} MiB, last quarter {last:.0f} MiB")
+
+
+def _shown(rates: list[float]) -> str:
+    return ", ".join(f"{rate:.1f}" for rate in rates)
 
 
 def _largest(endpoint: Any, function: str) -> float:
@@ -222,13 +284,13 @@ def _is_close(found: np.ndarray, right: np.ndarray) -> bool:
     )
 
 
-def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
+def _compile(arguments: argparse.Namespace) -> tuple[slicewise.Compiled, Any]:
     import torch
 
     torch.manual_seed(0)
-    batch = torch.export.Dim("batch", min=1, max=8)
-    options: dict[str, Any] = {"orchestration": orchestration, "progress": True}
-    if name == "tiny":
+    batch = torch.export.Dim("batch", min=1, max=max(2, arguments.rows))
+    options: dict[str, Any] = {"orchestration": arguments.orchestration, "progress": True}
+    if arguments.model == "tiny":
         layers = [torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64)]
         model = torch.nn.Sequential(*layers).eval()
         compiled = slicewise.compile(
@@ -245,7 +307,7 @@ def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
     import sentence_embeddings
 
     model, _ = sentence_embeddings.load()
-    ids = torch.randint(1000, 30_000, (2, 32))
+    ids = torch.randint(1000, 30_000, (2, arguments.tokens))
     compiled = slicewise.compile(
         model,
         {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
@@ -256,11 +318,11 @@ def _compile(name: str, orchestration: str) -> tuple[slicewise.Compiled, Any]:
     return compiled, model
 
 
-def _example(name: str, seed: int) -> Inputs:
+def _example(arguments: argparse.Namespace, seed: int) -> Inputs:
     random = np.random.default_rng(seed)
-    if name == "tiny":
-        return {"input": random.normal(size=(ROWS, 64)).astype(np.float32)}
-    ids = random.integers(1000, 30_000, (ROWS, 32))
+    if arguments.model == "tiny":
+        return {"input": random.normal(size=(arguments.rows, 64)).astype(np.float32)}
+    ids = random.integers(1000, 30_000, (arguments.rows, arguments.tokens))
     return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
 
 

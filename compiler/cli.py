@@ -110,6 +110,10 @@ def _limits(
     show_default=True,
     help="Who drives the slices.",
 )
+@click.option(
+    "--encrypt",
+    help="Encrypt models and objects: env (the key in SLICEWISE_KEY) or kms:KEY.",
+)
 @click.option("--tolerance", type=float, help="Largest relative difference to the model.")
 @click.option("--time-limit-s", type=float, default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json instead of tables.")
@@ -130,6 +134,7 @@ def compile_command(
     no_warm_up: bool,
     hedge: float | None,
     orchestration: str,
+    encrypt: str | None,
     tolerance: float | None,
     time_limit_s: float,
     as_json: bool,
@@ -179,7 +184,7 @@ def compile_command(
             time_limit_s=time_limit_s,
             progress=True,
         )
-    bundle = compiled.save(output)
+    bundle = compiled.save(output, encrypt=encrypt)
     for note in compiled.notes:
         click.echo(f"note: {note}", err=True)
     if as_json:
@@ -309,12 +314,16 @@ def run(
 @click.option(
     "--batch-wait-ms", type=float, help="Compute requests over HTTP of this long together."
 )
+@click.option(
+    "--requests-at-once", type=int, help="So many calls run at a time, others wait their turn."
+)
 @_network_options
 def serve_command(
     directory: Path,
     port: int,
     http: int | None,
     batch_wait_ms: float | None,
+    requests_at_once: int | None,
     network: str | None,
     network_seed: int,
 ) -> None:
@@ -323,7 +332,7 @@ def serve_command(
 
     with serve(
         directory, port=port, http=http, batch_wait_ms=batch_wait_ms, network=network,
-        network_seed=network_seed,
+        network_seed=network_seed, requests_at_once=requests_at_once,
     ) as endpoint:  # fmt: skip
         url, function = endpoint.url, endpoint.function
         click.echo(

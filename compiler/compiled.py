@@ -96,8 +96,14 @@ class Compiled:
         found = wire_notes(self.plan, differences, runner.unrounded)
         return replace(self, notes=(*self.notes, *found), _tolerance=tolerance)
 
-    def save(self, directory: str | Path, *, overwrite: bool = True) -> Bundle:
-        """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else."""
+    def save(
+        self, directory: str | Path, *, overwrite: bool = True, encrypt: str | None = None
+    ) -> Bundle:
+        """Write the bundle: everything that deploys. Replaces an earlier bundle, but nothing else.
+
+        `encrypt` encrypts the models in it, and the objects of its requests: "env" with the key in the
+        variable SLICEWISE_KEY, "kms:KEY" with one that this key of AWS KMS makes (docs/encryption.md).
+        """
         from slicewise.codegen.handlers import render
 
         destination = check_destination(directory, overwrite=overwrite)
@@ -106,7 +112,7 @@ class Compiled:
         building = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
         try:
             self.target.write_bundle(
-                self.plan, render(self.plan), Path(self._workspace.name), building
+                self.plan, render(self.plan), Path(self._workspace.name), building, encrypt
             )
             write_detail(building, self.detail)
             write_smoke(building, self._smoke())

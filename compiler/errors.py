@@ -75,11 +75,19 @@ class RequestError(SlicewiseError, ValueError):
 
 
 class SliceFailure(SlicewiseError, RuntimeError):  # noqa: N818 - a failure over there, not here
-    """A slice of a served model failed. `slice` and `request_id` say which one and when."""
+    """A slice of a served model failed. `slice` and `request_id` say which one and when, `kind` is the
+    name of the cause as Lambda, S3 or the runtime has it, such as "DeadlineExceeded".
+    """
 
     def __init__(
-        self, message: str, *, slice: str | None = None, request_id: str | None = None
+        self,
+        message: str,
+        *,
+        slice: str | None = None,
+        request_id: str | None = None,
+        kind: str | None = None,
     ) -> None:
         super().__init__(message)
         self.slice = slice
         self.request_id = request_id
+        self.kind = kind

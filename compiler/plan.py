@@ -188,6 +188,18 @@ class SplitRecord:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encryption:
+    """What a saved bundle's models and objects are encrypted with, bound to the `plan` of this id: `key`
+    is where the key comes from, "env" or "kms", whose key `key_id` decrypts `data_key` (base64).
+    """
+
+    plan: str
+    key: str
+    key_id: str = ""
+    data_key: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Slices, edges, transports, memory sizes, prediction and certificate of one compiled model.
@@ -198,7 +210,7 @@ class Plan:
     function that drives the slices; `warm_up` says that its first request starts all slices at once;
     with `hedge` a slice is called a second time after that percentile (0 to 1) of its latest calls.
     `orchestration` says who drives them: a "coordinator", each slice the next one ("chain"), or a state
-    machine ("stepfunctions").
+    machine ("stepfunctions"). `encryption` is that of a bundle that was saved with it.
     """
 
     model: ModelInfo
@@ -220,6 +232,7 @@ class Plan:
     warm_up: bool = True
     hedge: float | None = None
     orchestration: str = "coordinator"
+    encryption: Encryption | None = None
 
     @property
     def cross_slice_bytes(self) -> int:
@@ -282,6 +295,7 @@ class Plan:
                 warm_up=data.get("warm_up", True),
                 hedge=data.get("hedge"),
                 orchestration=data.get("orchestration", "coordinator"),
+                encryption=Encryption(**sealed) if (sealed := data.get("encryption")) else None,
             )
         except BundleError:
             raise

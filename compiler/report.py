@@ -103,9 +103,17 @@ def _plan_parts(plan: Plan, *, narrow: bool) -> list[RenderableType]:
         *(_edges(sent, narrow=narrow)),
         "",
         "Transports. " + "; ".join(rules) + "." + _packing(plan),
+        *_encryption(plan),
         *prediction_text(plan),
         verdict(plan),
     ]
+
+
+def _encryption(plan: Plan) -> list[str]:
+    if plan.encryption is None:
+        return []
+    key = plan.encryption.key_id or "SLICEWISE_KEY"
+    return [f"Encrypted: models, and tensors in S3; the key is that of {key}."]
 
 
 def _slices(plan: Plan, *, narrow: bool) -> list[RenderableType]:

@@ -289,8 +289,17 @@ class Target(Protocol):
         """The memory setting of a function that needs `needed_bytes`."""
         ...
 
-    def write_bundle(self, plan: Plan, handlers: Handlers, slices: Path, directory: Path) -> None:
-        """Write everything that deploys; `slices` holds one folder of ONNX files per slice."""
+    def write_bundle(
+        self,
+        plan: Plan,
+        handlers: Handlers,
+        slices: Path,
+        directory: Path,
+        encrypt: str | None = None,
+    ) -> None:
+        """Write everything that deploys; `slices` holds one folder of ONNX files per slice. `encrypt`
+        says with which key models and objects are encrypted, None for not at all.
+        """
         ...
 
     def measure_memory(

@@ -121,6 +121,10 @@ def test_the_page_on_deploying_names_every_parameter_of_the_templates() -> None:
     page = (ROOT / "docs" / "deploying.md").read_text()
     table = page[page.index("### Options") : page.index("### Updates")]
     for definition in ("", "{}"):  # without and with a state machine
-        every = SimpleNamespace(transports=("s3", "s3express"), definition=definition)
+        every = SimpleNamespace(
+            transports=("s3", "s3express"),
+            definition=definition,
+            encryption=SimpleNamespace(key="env"),
+        )
         for name in parameters.parameters(every, "a-name"):
             assert f"`{name}`" in table

@@ -10,6 +10,7 @@ layer/                        the libraries that all functions share, and how th
 graph.json                    the ops with their times and bytes (slicewise/inspection/detail.py)
 smoke.npz                     an example request and the original model's reply (slicewise/smoke.py)
 functions/<slice>/            handler.py, model.onnx, model.data, slicewise_runtime/
+                              with encryption also seal.json, and the model's files encrypted
 functions/coordinator/        handler.py, manifest.json, slicewise_runtime/; a chain has none, and a
                               manifest.json in every slice
 statemachine.asl.json         the state machine, with orchestration="stepfunctions"
@@ -25,6 +26,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,8 @@ from slicewise.target import Handlers
 
 from .functions import COORDINATOR, Function
 from .profile import Profile
+from .runtime.seal import SEAL_FILE
+from .sealing import encrypted, seal_file
 from .states import DEFINITION, definition_text
 
 STACK_NAME_MAX = 32  # roles are named after stack, function and region, in 64 characters
@@ -42,9 +46,20 @@ _DATA = "model.data"
 
 
 def write_bundle(
-    plan: Plan, handlers: Handlers, profile: Profile, slices: Path, directory: Path
+    plan: Plan,
+    handlers: Handlers,
+    profile: Profile,
+    slices: Path,
+    directory: Path,
+    encrypt: str | None = None,
 ) -> None:
-    """Write the bundle; weights files are hard-linked from `slices` where the file system allows."""
+    """Write the bundle; weights files are hard-linked from `slices` where the file system allows.
+
+    `encrypt` is `sealing.encrypted`'s. Raises `TargetError`.
+    """
+    seal = None
+    if encrypt is not None:
+        plan, seal = encrypted(plan, handlers.plan_id, encrypt, profile)
     names = function_names(plan)
     stack = stack_name(plan)
     functions = directory / "functions"
@@ -52,10 +67,14 @@ def write_bundle(
         package = functions / part.name
         _start_package(package)
         for file in sorted((slices / part.name).iterdir()):
-            if part.packaging == "s3-weights" and file.name == _DATA and file.stat().st_size:
-                _write_streamed(file, package, directory)
+            packed, is_empty = package / file.name, file.stat().st_size == 0
+            if seal is None or is_empty:
+                _link_or_copy(file, packed)
             else:
-                _link_or_copy(file, package / file.name)
+                seal_file(seal, part.name, file, packed)
+            if part.packaging == "s3-weights" and file.name == _DATA and not is_empty:
+                _write_streamed(packed, package, directory)
+                packed.unlink()
         (package / "handler.py").write_text(handlers.slices[part.name])
     timeout_s = profile.limits.timeout_s
     chain = plan.orchestration == "chain"
@@ -75,6 +94,9 @@ def write_bundle(
         (functions / COORDINATOR / "handler.py").write_text(handlers.coordinator)
     for name in readers(plan):
         (functions / name / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    if plan.encryption is not None:
+        for package in functions.iterdir():
+            (package / SEAL_FILE).write_text(json.dumps(asdict(plan.encryption), indent=1))
     if plan.orchestration == "stepfunctions":
         text = definition_text(plan, handlers.plan_id, timeout_s)
         (directory / DEFINITION).write_text(text)
@@ -111,7 +133,13 @@ def write_bundle(
     # resources.py, which it needs, imports this module.
     from .packaging.image import write_image_files
 
-    write_image_files(directory, model=plan.model.name, stack=stack, parts=tuple(names))
+    write_image_files(
+        directory,
+        model=plan.model.name,
+        stack=stack,
+        parts=tuple(names),
+        is_encrypted=plan.encryption is not None,
+    )
     (directory / "plan.json").write_text(plan.to_json())
     (directory / "profile.json").write_text(profile.model_dump_json(indent=1, by_alias=True))
     # Last: it describes all of the above.

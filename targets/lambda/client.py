@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
+import math
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,15 +19,18 @@ from slicewise.errors import RequestError, SliceFailure
 from slicewise.plan import Plan
 from slicewise.structure import bind, build
 
+from .runtime.deadline import with_remaining
 from .runtime.messages import join, lift
 from .runtime.repeat import Budget, Passing, may_pass, repeated
 from .runtime.rule import Rule
+from .runtime.seal import SealError
 from .runtime.store import Object, Store, StoreError, objects_of
 from .runtime.transport import receive, send
 from .runtime.wire import WireError
 from .spans import record
 
 LONGEST_S = 900.0  # of any function
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 
 
@@ -31,8 +38,8 @@ class Client:
     """Calls the coordinator function of one bundle through boto3.
 
     Takes torch tensors or numpy arrays and answers in kind. `last_trace` tells where the time of the
-    latest call went (milliseconds). `deadline_s` is the time that a request gets, None for all that its
-    functions have.
+    latest call went (milliseconds). `deadline_s` is the time that a request gets, tensors' way to and
+    from S3 included; None for all that its functions have.
     """
 
     def __init__(self, plan: Plan, function: str, lambda_client: Any, store: Store) -> None:
@@ -51,47 +58,63 @@ class Client:
         return build(self.plan.output_structure, self.run(given))
 
     def run(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Outputs by name for inputs by name. Raises `RequestError` or `SliceFailure`."""
+        """Outputs by name for inputs by name. Raises `RequestError` or `SliceFailure`, the latter at the
+        latest when `deadline_s` is over.
+        """
+        request_id = str(uuid.uuid4())
+        if self.deadline_s is None:
+            return self._run(given, request_id, math.inf)
+        deadline = time.monotonic() + self.deadline_s
+        try:
+            return _within(self.deadline_s, partial(self._run, given, request_id, deadline))
+        except _NotInTime:
+            raise SliceFailure(
+                f"there was no answer within deadline_s = {self.deadline_s:g} s (request "
+                f"{request_id}); give requests more time",
+                request_id=request_id,
+                kind="DeadlineExceeded",
+            ) from None
+
+    def _run(self, given: Mapping[str, Any], request_id: str, deadline: float) -> dict[str, Any]:
+        """`run`; the deadline is in time.monotonic() seconds."""
         use_torch = any(type(value).__module__.startswith("torch") for value in given.values())
         dtypes = {spec.name: spec.dtype for spec in self.plan.inputs}
         arrays = {name: _to_numpy(name, value, dtypes[name]) for name, value in given.items()}
-        request_id = str(uuid.uuid4())
         wire_dtypes = {name: _wire_dtype(array, dtypes[name]) for name, array in arrays.items()}
         try:
             records = send(
                 arrays, wire_dtypes, request_id, self._choices, self._rule, self._store, arrays
             )
-        except StoreError as error:
-            raise SliceFailure(f"no slice was called: {error}", request_id=request_id) from error
+        except (StoreError, SealError) as error:
+            raise SliceFailure(
+                f"no slice was called: {error}", request_id=request_id, kind=type(error).__name__
+            ) from error
         try:
             head: dict[str, Any] = {"request_id": request_id, "trace": True}
-            if self.deadline_s is not None:
-                head["remaining_ms"] = self.deadline_s * 1e3
-            reply = self._traced(request_id, join(head, "inputs", records))
+            reply = self._traced(request_id, join(head, "inputs", records), deadline)
         finally:
             self._delete(objects_of(records))
         return self._outputs(reply, use_torch)
 
-    def _traced(self, request_id: str, request: bytes) -> dict[str, Any]:
+    def _traced(self, request_id: str, request: bytes, deadline: float) -> dict[str, Any]:
         """`_invoke`, which OpenTelemetry is told of."""
         told = partial(record, self.plan.model.name, request_id, time.time_ns())
         try:
-            reply = self._invoke(request, request_id)
+            reply = self._invoke(request, request_id, deadline)
         except Exception as error:
             told(time.time_ns(), {}, error)
             raise
         told(time.time_ns(), reply.get("trace", {}))
         return reply
 
-    def _invoke(self, request: bytes, request_id: str) -> dict[str, Any]:
+    def _invoke(self, request: bytes, request_id: str, deadline: float) -> dict[str, Any]:
         """Send a request in the wire format and return the reply of status 200."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        deadline = time.monotonic() + (self.deadline_s or LONGEST_S)
-
         def call() -> tuple[Any, bytes]:
+            message = timed(request, deadline)
             try:
-                answer = self._lambda.invoke(FunctionName=self.function, Payload=request)
+                answer = self._lambda.invoke(FunctionName=self.function, Payload=message)
                 return answer, answer["Payload"].read()
             except (ClientError, BotoCoreError) as error:
                 if may_pass(error):  # the request's id makes a second call the same one
@@ -99,7 +122,8 @@ class Client:
                 raise
 
         try:
-            (answer, raw), _ = repeated(call, deadline, Budget())
+            last_start = min(deadline, time.monotonic() + LONGEST_S)
+            (answer, raw), _ = repeated(call, last_start, Budget())
             reply = lift(raw, "outputs")
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
@@ -109,12 +133,14 @@ class Client:
                 f"the coordinator gave no answer: {error} (request {request_id})",
                 slice="coordinator",
                 request_id=request_id,
+                kind=type(error).__name__,
             ) from error
         if "FunctionError" in answer:
             raise SliceFailure(
                 f"the coordinator failed: {reply.get('errorMessage', reply)}",
                 slice="coordinator",
-                request_id=answer["ResponseMetadata"].get("RequestId"),
+                request_id=request_id,
+                kind=reply.get("errorType"),
             )
         return self._checked(reply)
 
@@ -132,6 +158,7 @@ class Client:
             f"{problem['message']} (request {reply['request_id']})",
             slice=problem.get("slice"),
             request_id=reply["request_id"],
+            kind=problem.get("type"),
         )
 
     def _outputs(self, reply: dict[str, Any], use_torch: bool) -> dict[str, Any]:
@@ -139,10 +166,11 @@ class Client:
         records = {tensor_of[name]: record for name, record in reply["outputs"].items()}
         try:
             arrays = receive(dict(records), reply["request_id"], self._store)
-        except (WireError, StoreError) as error:
+        except (WireError, StoreError, SealError) as error:
             raise SliceFailure(
                 f"the answer did not arrive: {error} (request {reply['request_id']})",
                 request_id=reply["request_id"],
+                kind=type(error).__name__,
             ) from error
         finally:
             self._delete(objects_of(records))
@@ -165,6 +193,37 @@ class Client:
             self._store.delete(places)
         except (ClientError, BotoCoreError, StoreError) as error:
             _LOG.warning("objects are left in the bucket: %s", error)
+
+
+def timed(request: bytes, deadline: float) -> bytes:
+    """The request, which also tells how much time is left to it; a repeated one has less."""
+    if math.isinf(deadline):
+        return request
+    return with_remaining(request, deadline - time.monotonic())
+
+
+class _NotInTime(Exception):  # noqa: N818 - never seen outside
+    """The work has not ended yet."""
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """What `work` returns or raises; `_NotInTime` when that takes longer.
+
+    The work has a thread of its own: when nobody waits any more it still ends, and deletes its objects.
+    """
+    done: Future[T] = Future()
+    context = contextvars.copy_context()  # OpenTelemetry's current span
+
+    def run() -> None:
+        try:
+            done.set_result(context.run(work))
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="slicewise-request", daemon=True).start()
+    if not wait([done], seconds).done:
+        raise _NotInTime
+    return done.result()
 
 
 def _to_numpy(name: str, value: Any, dtype: str) -> np.ndarray:

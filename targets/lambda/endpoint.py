@@ -18,6 +18,7 @@ from .garbage import leftovers, remove
 from .packings import most_package_mb
 from .profile import MB, Profile
 from .resources import Place, Stack, StackFunction, stack_of
+from .sealing import ENCRYPTION_PACKAGES, PACKAGE_MB, key_variables
 from .states import DEFINITION, filled_in
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def serve(
     batch_wait_ms: float | None = None,
     environment: Mapping[str, str] | None = None,
     permissions: bool = True,
+    express: bool = False,
     **options: Any,
 ) -> LocalEndpoint:
     """Start the local platform with the bundle's functions. Options are `Platform`'s own.
@@ -57,7 +59,7 @@ def serve(
     `at_least_memory_mb` raises the memory of smaller functions, to see how they do with more.
     `network="aws"` adds the profile's latencies and bandwidth to calls and S3 operations; the same
     `network_seed` gives the same waits. With `permissions` the functions may do what the policies of
-    the bundle's templates allow, and nothing else.
+    the bundle's templates allow, and nothing else. `express` makes a state machine an Express one.
     """
     if batch_wait_ms is not None:
         check_batching(plan, batch_wait_ms, http)
@@ -66,10 +68,15 @@ def serve(
             "a state machine answers no HTTP requests; compile with orchestration='coordinator' or "
             "'chain', or leave http out."
         )
+    if express and plan.orchestration != "stepfunctions":
+        raise TargetError(
+            f'express=True is for state machines; this plan is a "{plan.orchestration}"'
+        )
     emulated = emulated_network(network, profile, network_seed)
     packagings = [part.packaging for part in plan.slices]
     weights = streamed_weights(directory)
     stack, place = stack_of(directory, plan), _place()
+    secrets = key_variables(plan.encryption)
     buckets = {
         "s3": stack.bucket(place),
         "s3express": stack.express_bucket(place),
@@ -84,24 +91,27 @@ def serve(
             memory_mb=max(function.memory_mb, at_least_memory_mb),
             environment={
                 **_environment(stack, described[function.name], place),
+                **secrets,
                 **(environment or {}),
             },
         )
         for function in functions
     ]
+    runtime_mb = profile.runtime.package_mb + (PACKAGE_MB if plan.encryption else 0)
     platform = local_platform(
         functions,
         roles=_roles(stack, place) if permissions else None,
         network=emulated,
         buckets=tuple(buckets.values()),
         package_limit_bytes=int(most_package_mb(packagings, profile) * MB),
-        runtime_package_bytes=int(profile.runtime.package_mb * MB),
+        runtime_package_bytes=int(runtime_mb * MB),
+        more_packages=ENCRYPTION_PACKAGES if plan.encryption else (),
         **options,
     )
     platform.start()
     try:
         _upload(weights, platform, stack.bucket(place))
-        endpoint = LocalEndpoint(plan, entry, platform, buckets, directory)
+        endpoint = LocalEndpoint(plan, entry, platform, buckets, directory, is_express=express)
         if http is not None:
             endpoint.open_http(http, directory, batch_wait_ms)
     except BaseException:
@@ -201,7 +211,9 @@ def aws_network(profile: Profile, seed: int = 0) -> Network:
     return Network(name=AWS, seed=seed, bytes_s=profile.network.bytes_s, waits=waits)
 
 
-def _state_machine(plan: Plan, platform: Any, directory: Path, store: Store) -> StepsClient:
+def _state_machine(
+    plan: Plan, platform: Any, directory: Path, store: Store, is_express: bool
+) -> StepsClient:
     """The client of a new state machine of this platform, whose tasks call its functions."""
     from .local.identity import ACCOUNT
     from .steps_client import StepsClient
@@ -212,9 +224,9 @@ def _state_machine(plan: Plan, platform: Any, directory: Path, store: Store) -> 
         name=stack_name(plan),
         definition=filled_in(text, {**function_names(plan), "partition": "aws"}),
         roleArn=f"arn:aws:iam::{ACCOUNT}:role/{stack_name(plan)}-states",
-        type="STANDARD",
+        type="EXPRESS" if is_express else "STANDARD",
     )
-    return StepsClient(plan, made["stateMachineArn"], states, store)
+    return StepsClient(plan, made["stateMachineArn"], states, store, is_express=is_express)
 
 
 class LocalEndpoint:
@@ -225,19 +237,27 @@ class LocalEndpoint:
     """
 
     def __init__(
-        self, plan: Plan, entry: str, platform: Any, buckets: dict[str, str], directory: Path
+        self,
+        plan: Plan,
+        entry: str,
+        platform: Any,
+        buckets: dict[str, str],
+        directory: Path,
+        *,
+        is_express: bool = False,
     ) -> None:
         from .client import Client
         from .runtime.store import Store
+        from .sealing import seal_of
 
         s3 = platform.client("s3") if buckets else None  # the S3 server takes a second to load
         self.plan = plan
         self.platform = platform
         self.directory = directory
         self.buckets = buckets
-        store = Store(buckets, s3)
+        store = Store(buckets, s3, seal_of(plan.encryption) if buckets else None)
         self.client = (
-            _state_machine(plan, platform, directory, store)
+            _state_machine(plan, platform, directory, store, is_express)
             if plan.orchestration == "stepfunctions"
             else Client(plan, entry, platform.client("lambda"), store)
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from slicewise.errors import TargetError
-from slicewise.plan import Plan
+from slicewise.plan import Encryption, Plan
 
 from .bundle import STACK_NAME_MAX, read_index
 from .functions import COORDINATOR, ONE_THREAD
@@ -110,6 +110,7 @@ class Stack:
     tags: Mapping[str, str]
     entry: str = COORDINATOR
     definition: str = ""
+    encryption: Encryption | None = None
 
     @property
     def coordinator(self) -> StackFunction:
@@ -192,6 +193,7 @@ def stack_of(
         tags={"slicewise:stack": stack, **(tags or {})},
         entry=main,
         definition=file.read_text() if plan.orchestration == "stepfunctions" else "",
+        encryption=plan.encryption,
     )
 
 
@@ -256,6 +258,8 @@ def policy(stack: Stack, function: StackFunction, place: Place, *, xray: bool = 
         statements.append(_allow("ExpressTensors", ["s3express:CreateSession"], session))
     if function.packaging == "s3-weights":
         statements.append(_allow("Weights", ["s3:GetObject"], [f"{bucket}/{WEIGHTS}*"]))
+    if stack.encryption is not None and stack.encryption.key_id:
+        statements.append(_allow("Key", ["kms:Decrypt"], [stack.encryption.key_id]))
     if xray:  # these actions know no resources
         traces = ["xray:PutTraceSegments", "xray:PutTelemetryRecords"]
         statements.append(_allow("Traces", traces, ["*"]))

@@ -107,7 +107,12 @@ def _task(function: str, payload: Mapping[str, Any], timeout_s: int) -> dict[str
 
 def _slice(part: Slice, plan_id: str, where: Mapping[str, str], timeout_s: int) -> dict[str, Any]:
     tensors = {f"{name}.$": where[name] for name in part.inputs}
-    payload = {"request_id.$": "$.begin.request_id", "plan": plan_id, "tensors": tensors}
+    payload = {
+        "request_id.$": "$.begin.request_id",
+        "until_ms.$": "$.begin.until_ms",
+        "plan": plan_id,
+        "tensors": tensors,
+    }
     result = {"tensors.$": "$.Payload.tensors", "trace.$": "$.Payload.trace"}
     return {**_task(part.name, payload, timeout_s), "ResultSelector": result}
 

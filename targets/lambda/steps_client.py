@@ -9,45 +9,49 @@ from typing import Any
 from slicewise.errors import RequestError, SliceFailure
 from slicewise.plan import Plan
 
-from .client import LONGEST_S, Client
+from .client import LONGEST_S, Client, timed
 from .runtime.store import Store
 
 FIRST_WAIT_S, LAST_WAIT_S = 0.02, 1.0  # between two looks at an execution
 
 
 class StepsClient(Client):
-    """Starts an execution of the state machine `arn` and waits for its end; tensors are objects."""
+    """Starts an execution of the state machine `arn` and waits for its end; tensors are objects.
 
-    def __init__(self, plan: Plan, arn: str, states_client: Any, store: Store) -> None:
+    An Express state machine is asked with `StartSyncExecution`.
+    """
+
+    def __init__(
+        self, plan: Plan, arn: str, states_client: Any, store: Store, *, is_express: bool = False
+    ) -> None:
         super().__init__(plan, arn, None, store)
         self._states = states_client
+        self._is_express = is_express
 
-    def _invoke(self, request: bytes, request_id: str) -> dict[str, Any]:
+    def _invoke(self, request: bytes, request_id: str, deadline: float) -> dict[str, Any]:
         from botocore.exceptions import ClientError
 
+        start = self._states.start_execution
+        if self._is_express:
+            start = self._states.start_sync_execution
         try:
             # Named after the request: Step Functions takes the same one twice for one.
-            started = self._states.start_execution(
+            found = start(
                 stateMachineArn=self.function,
                 name=request_id,
-                input=request.decode(),
+                input=timed(request, deadline).decode(),
             )
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             raise RequestError(f"the request was refused: {error}", status=status) from error
-        most_s = self.deadline_s or LONGEST_S * (len(self.plan.stages) + 2)  # and both its ends
-        deadline, wait_s = time.monotonic() + most_s, FIRST_WAIT_S
-        while True:
-            found = self._states.describe_execution(executionArn=started["executionArn"])
-            if found["status"] != "RUNNING":
-                break
-            if time.monotonic() > deadline:
-                raise SliceFailure(
-                    f"{started['executionArn']} still runs after {most_s:g} s",
-                    request_id=request_id,
-                )
+        most_s = LONGEST_S * (len(self.plan.stages) + 2)  # and both its ends
+        last, wait_s, execution = time.monotonic() + most_s, FIRST_WAIT_S, found["executionArn"]
+        while found.get("status", "RUNNING") == "RUNNING":
+            if time.monotonic() > last:
+                raise SliceFailure(f"{execution} still runs after {most_s:g} s", request_id=request_id)
             time.sleep(wait_s)
             wait_s = min(LAST_WAIT_S, 1.5 * wait_s)
+            found = self._states.describe_execution(executionArn=execution)
         if found["status"] == "SUCCEEDED":
             reply: dict[str, Any] = json.loads(found["output"])
         else:

@@ -216,11 +216,18 @@ class LambdaTarget:
             return user.memory_mb
         return min(limits.memory_mb, max(self.profile.cpu.mb_per_vcpu, -(-needed_bytes // MB)))
 
-    def write_bundle(self, plan: Plan, handlers: Handlers, slices: Path, directory: Path) -> None:
+    def write_bundle(
+        self,
+        plan: Plan,
+        handlers: Handlers,
+        slices: Path,
+        directory: Path,
+        encrypt: str | None = None,
+    ) -> None:
         """See `bundle.write_bundle`."""
         from .bundle import write_bundle
 
-        write_bundle(plan, handlers, self.profile, slices, directory)
+        write_bundle(plan, handlers, self.profile, slices, directory, encrypt)
 
     def measure_memory(
         self, directory: Path, plan: Plan, request: Mapping[str, Any]

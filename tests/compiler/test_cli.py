@@ -91,6 +91,22 @@ def test_what_travels_smaller_is_told(here: Path, capsys: pytest.CaptureFixture[
     assert (rule.wire_dtype, rule.compression) == ("float16", "zlib")
 
 
+def test_compile_encrypts(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLICEWISE_KEY", "A" * 43 + "=")
+    code, out, _ = call(capsys, "compile", "factories.py:model", "-o", "bundle", "--encrypt", "env")
+
+    assert code == 0
+    assert "Encrypted: models, and tensors in S3; the key is that of SLICEWISE_KEY." in out
+    plan = slicewise.load("bundle").plan
+    assert plan.encryption is not None
+    assert Plan.from_json(plan.to_json()) == plan
+    monkeypatch.delenv("SLICEWISE_KEY")
+    code, _, err = call(capsys, "compile", "factories.py:model", "-o", "other", "--encrypt", "env")
+    assert (code, "openssl rand -base64 32" in err) == (1, True)
+
+
 def test_compile_prints_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(
         capsys, "compile", "factories:model", "-o", "bundle", "--packaging", "image", "--json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 import slicewise
 
 
-def broken(bundle: slicewise.Bundle, directory: Path, source: str) -> slicewise.Bundle:
-    """A copy of the bundle whose middle slice runs `source` around its real handler."""
+def broken(
+    bundle: slicewise.Bundle, directory: Path, source: str, function: str = "slice1"
+) -> slicewise.Bundle:
+    """A copy of the bundle one of whose functions runs `source` around its real handler."""
     shutil.copytree(bundle.directory, directory)
-    handler = directory / "functions" / "slice1" / "handler.py"
+    handler = directory / "functions" / function / "handler.py"
     handler.write_text(handler.read_text() + source)
     return slicewise.load(directory)
 
@@ -27,7 +30,7 @@ _calls = 0
 
 def handler(event, context):
     global _calls
-    _calls += "tensors" in event  # not the call that only starts it
+    _calls += "warm" not in event  # not the call that only starts it
     if _calls == 1:
         {action}
     return _handler(event, context)
@@ -55,6 +58,25 @@ def test_a_failing_slice_is_named_and_the_next_request_works(
         assert failure.value.request_id in str(failure.value)
         if "kill" not in action and "exit" not in action:
             assert endpoint(x, mask)["narrow"].shape == (2, 8)
+
+
+@pytest.mark.parametrize("function", ["slice1", "coordinator"])
+def test_a_request_ends_at_its_deadline_whatever_hangs(
+    function: str, wide_bundle: slicewise.Bundle, tmp_path: Path
+) -> None:
+    """The first request of an environment hangs; the next one gets the answer of another."""
+    source = ONCE.format(action="import time; time.sleep(300)")
+    bundle = broken(wide_bundle, tmp_path / "bundle", source, function)
+    x, mask = torch.zeros(2, 8), torch.ones(2, dtype=torch.int64)
+    served: Any = bundle.serve()
+    with served as endpoint:
+        endpoint.platform.warm(endpoint.function)  # else the client's time is over before its own
+        endpoint.client.deadline_s = 10.0  # less than the function's own time
+        with pytest.raises(slicewise.SliceFailure) as failure:
+            endpoint(x, mask)
+        assert failure.value.kind == "DeadlineExceeded"
+        assert str(failure.value.request_id) in str(failure.value)
+        assert failure.value.slice == (function if function == "slice1" else None)
 
 
 @pytest.mark.parametrize("slice_is_reached", [True, False])
@@ -124,9 +146,20 @@ def test_a_missing_weights_file_is_named(wide_bundle: slicewise.Bundle, tmp_path
             assert failure.value.slice == "slice1"
 
 
-def test_many_requests_at_once_are_answered_rightly(wide: Any) -> None:
-    from concurrent.futures import ThreadPoolExecutor
+def test_requests_that_take_turns_do_not_wait_for_their_own_slices(
+    wide_bundle: slicewise.Bundle,
+) -> None:
+    served: Any = wide_bundle.serve(requests_at_once=1)
+    x, mask = torch.ones(2, 8), torch.ones(2, dtype=torch.int64)
+    with served as endpoint, ThreadPoolExecutor(4) as pool:
+        first, *rest = pool.map(lambda _: endpoint(x, mask)["narrow"], range(8))
+        assert all(torch.equal(first, each) for each in rest)
+        reports = [report for report in endpoint.reports if report.function == endpoint.function]
+    assert len(reports) == 8
+    assert len({report.instance for report in reports}) == 1
 
+
+def test_many_requests_at_once_are_answered_rightly(wide: Any) -> None:
     wanted = [torch.full((2, 8), float(i)) for i in range(12)]
     mask = torch.ones(2, dtype=torch.int64)
     alone = [wide(x, mask)["narrow"] for x in wanted]

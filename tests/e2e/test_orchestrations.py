@@ -1,4 +1,4 @@
-"""A coordinator, a chain and a state machine drive the same slices to the model's own answers."""
+"""A coordinator, a chain and both types of state machines drive the same slices to right answers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from botocore.exceptions import ClientError
 from torch import nn
 
 import slicewise
 
-ORCHESTRATIONS = ("coordinator", "chain", "stepfunctions")
+ORCHESTRATIONS = ("coordinator", "chain", "stepfunctions", "express")
 
 
 class Branches(nn.Module):
@@ -43,18 +44,20 @@ def model() -> nn.Module:
 def endpoint(
     request: pytest.FixtureRequest, model: nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
+    express = request.param == "express"
+    orchestration = "stepfunctions" if express else request.param
     batch = torch.export.Dim("batch", min=1, max=16)
     compiled = slicewise.compile(
         model,
         (torch.randn(2, 8), torch.ones(1)),
         dynamic_shapes={"x": {0: batch}, "scale": None},
         limits=slicewise.Limits(weight_bytes=215_000),
-        orchestration=request.param,
+        orchestration=orchestration,
     )
     assert [len(stage) for stage in compiled.plan.stages] == [2, 1]
     bundle = compiled.save(tmp_path_factory.mktemp(request.param) / "bundle")
-    assert slicewise.load(bundle.directory).plan.orchestration == request.param
-    with bundle.serve() as served:
+    assert slicewise.load(bundle.directory).plan.orchestration == orchestration
+    with bundle.serve(express=express) as served:
         yield served
 
 
@@ -140,6 +143,8 @@ def test_the_state_machine_holds_references_only(endpoint: Any, model: nn.Module
         pytest.skip("this is of state machines")
     check(endpoint, model, 2)
     states = endpoint.platform.client("stepfunctions")
+    told = states.describe_state_machine(stateMachineArn=endpoint.function)
+    assert told["type"] == ("EXPRESS" if endpoint.client._is_express else "STANDARD")
     text = (Path(endpoint.directory) / "statemachine.asl.json").read_text()
     definition = json.loads(text)
     kinds = [state["Type"] for state in definition["States"].values()]
@@ -163,10 +168,11 @@ def test_an_inline_request_to_the_state_machine_is_put_into_objects(
     ):
         states = endpoint.platform.client("stepfunctions")
         text = json.dumps({"inputs": inputs, **extra})
-        started = states.start_execution(
-            stateMachineArn=endpoint.function, name=f"inline-{status}", input=text
-        )
-        found = {"status": "RUNNING"}
+        wanted = {"stateMachineArn": endpoint.function, "name": f"inline-{status}", "input": text}
+        if endpoint.client._is_express:
+            found = states.start_sync_execution(**wanted)
+        else:
+            started, found = states.start_execution(**wanted), {"status": "RUNNING"}
         while found["status"] == "RUNNING":
             found = states.describe_execution(executionArn=started["executionArn"])
         assert found["status"] == status
@@ -174,6 +180,34 @@ def test_an_inline_request_to_the_state_machine_is_put_into_objects(
             assert set(json.loads(found["output"])["outputs"]) == {"y", "left", "right"}
         else:
             assert json.loads(found["cause"])["error"]["field"] == "begin"
+
+
+def test_slices_that_a_state_machine_calls_know_the_deadline(endpoint: Any) -> None:
+    if endpoint.plan.orchestration != "stepfunctions" or endpoint.client._is_express:
+        pytest.skip("this is of Standard state machines")
+    states, before = endpoint.platform.client("stepfunctions"), objects(endpoint)
+    inputs = {"x": {"data": [[1.0] * 8]}, "scale": {"data": [0.5]}}
+    started = states.start_execution(
+        stateMachineArn=endpoint.function,
+        name="no-time-at-all",
+        input=json.dumps({"inputs": inputs, "remaining_ms": 1}),
+    )
+    found = {"status": "RUNNING"}
+    while found["status"] == "RUNNING":
+        found = states.describe_execution(executionArn=started["executionArn"])
+    cause = json.loads(found["cause"])
+    assert (found["status"], cause["status"]) == ("FAILED", 504)
+    assert cause["error"]["type"] == "DeadlineExceeded"
+    assert cause["error"]["slice"] in {part.name for part in endpoint.plan.stages[0]}
+    assert objects(endpoint) == before
+
+
+def test_only_express_state_machines_answer_at_once(endpoint: Any) -> None:
+    if endpoint.plan.orchestration != "stepfunctions" or endpoint.client._is_express:
+        pytest.skip("this is of Standard state machines")
+    states = endpoint.platform.client("stepfunctions")
+    with pytest.raises(ClientError, match="StateMachineTypeNotSupported"):
+        states.start_sync_execution(stateMachineArn=endpoint.function, input="{}")
 
 
 def test_what_cannot_be_is_refused(model: nn.Module) -> None:

@@ -92,7 +92,8 @@ def test_the_runtime_imports_only_what_ships() -> None:
         sys.stdlib_module_names
     )
     for path in RUNTIME.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
             names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
@@ -100,7 +101,9 @@ def test_the_runtime_imports_only_what_ships() -> None:
                 names = [node.module or ""]
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 1, f"{path.name} reaches out of the runtime"
-            assert {name.split(".")[0] for name in names} <= allowed, path.name
+            # Encrypted bundles have cryptography, and only functions of seal.py import it.
+            more = {"cryptography"} if path.name == "seal.py" and node not in tree.body else set()
+            assert {name.split(".")[0] for name in names} <= allowed | more, path.name
 
 
 def test_saving_twice_replaces_the_bundle(compiled: slicewise.Compiled, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from ..resources import (
     role_name,
     roles,
 )
+from ..sealing import key_variables
 from .access import (
     drop_next_policy,
     ensure_log_group,
@@ -209,7 +210,7 @@ def _wanted(
     versions: Mapping[str, str] | None = None,
 ) -> Settings:
     stack, place = order.stack, clients.place
-    variables = environment(stack, function, place)
+    variables = environment(stack, function, place) | key_variables(stack.encryption)
     if versions is not None:
         pairs = (f"{part.part}={versions[part.part]}" for part in stack.slices)
         variables["SLICEWISE_VERSIONS"] = ",".join(pairs)

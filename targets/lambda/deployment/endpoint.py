@@ -55,8 +55,9 @@ def client_of(clients: Clients, plan: Plan, target: str, buckets: Mapping[str, s
     through these buckets, by transport.
     """
     from ..runtime.store import Store
+    from ..sealing import seal_of
 
-    store = Store(buckets, clients.s3)
+    store = Store(buckets, clients.s3, seal_of(plan.encryption))
     if plan.orchestration == "stepfunctions":
         return StepsClient(plan, target, clients.states, store)
     return Client(plan, target, clients.invoke, store)

@@ -31,7 +31,7 @@ from ..resources import (
 )
 from .intrinsics import attribute, filled, if_on, logical_id, ref
 from .machine import machine
-from .parameters import PROVISIONED, RESERVED, SNAPSTART, URL, XRAY
+from .parameters import PROVISIONED, RESERVED, SNAPSTART, URL, XRAY, key_variables_in_template
 from .suppressions import suppressed
 from .watch import log_group_id
 
@@ -181,7 +181,7 @@ def _settings(
     stack: Stack, function: StackFunction, place: Place, versions: Mapping[str, str]
 ) -> dict[str, Any]:
     """What both forms call by the same names."""
-    variables = environment(stack, function, place)
+    variables = environment(stack, function, place) | key_variables_in_template(stack)
     if function.part == stack.entry:
         pairs = (f"{f.part}=${{{versions[f.part]}.Version}}" for f in stack.slices)
         variables["SLICEWISE_VERSIONS"] = ",".join(pairs)

@@ -6,8 +6,10 @@ from typing import Any
 
 from ..bundle import STACK_NAME_MAX
 from ..resources import LOG_DAYS, Stack
+from ..runtime.seal import KEY_VARIABLE
 
 XRAY, SNAPSTART, PROVISIONED = "XRayOn", "SnapStartOn", "ProvisionedOn"
+KEY_PARAMETER = "EncryptionKey"
 RESERVED, ALARMS, NOTIFIED, URL = "ReservedOn", "AlarmsOn", "NotifiedOn", "FunctionUrlOn"
 
 
@@ -67,6 +69,14 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
             "Description": "STANDARD: paid by states, with a history; EXPRESS: paid by time, at most "
             "5 minutes, callers wait with StartSyncExecution.",
         }
+    if key_variables_in_template(stack):
+        found[KEY_PARAMETER] = {
+            "Type": "String",
+            "NoEcho": True,
+            "MinLength": 44,
+            "MaxLength": 44,
+            "Description": f"The key of the encrypted bundle, as {KEY_VARIABLE} had it.",
+        }
     if "s3express" in stack.transports:
         found["Zone"] = {
             "Type": "String",
@@ -75,6 +85,13 @@ def parameters(stack: Stack, default_name: str) -> dict[str, Any]:
             "of the region's that have S3 Express One Zone.",
         }
     return found
+
+
+def key_variables_in_template(stack: Stack) -> dict[str, str]:
+    """What functions are given of the key that whoever deploys the template enters."""
+    if stack.encryption is None or stack.encryption.key != "env":
+        return {}
+    return {KEY_VARIABLE: f"${{{KEY_PARAMETER}}}"}
 
 
 def conditions(stack: Stack) -> dict[str, Any]:

@@ -38,6 +38,8 @@ def boto_client(
         max_pool_connections=64,
         proxies={},
         s3={"addressing_style": "path"},
+        user_agent="slicewise",  # see runtime/calls.py
+        inject_host_prefix=False,  # StartSyncExecution's would be "sync-127.0.0.1"
     )
     session = boto3.session.Session(botocore_session=core, region_name=REGION)
     return session.client(

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -64,8 +65,11 @@ class InvokeServer:
         traffic: Traffic | None = None,
         roles: Roles | None = None,
         faults: Faults | None = None,
+        requests_at_once: int | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        # Only callers from outside wait: a function has its turn already, and its slices need none.
+        self._turns = threading.Semaphore(requests_at_once) if requests_at_once else nullcontext()
         self._traffic = traffic
         self._roles = roles
         self._faults = faults
@@ -191,10 +195,11 @@ class InvokeServer:
     def _run(
         self, function: Function, invocation: Invocation, head: Head, arrived: float
     ) -> Outcome:
-        """A synchronous invocation over the emulated network, if there is one."""
-        if self._traffic is None:
-            return self._dispatcher.invoke(function, invocation)
+        """A synchronous invocation, in its turn, over the emulated network if there is one."""
         caller = caller_of(head.headers.get("authorization"))
+        if self._traffic is None:
+            with nullcontext() if caller else self._turns:
+                return self._dispatcher.invoke(function, invocation)
         environment = caller.instance if caller else None
         half = self._traffic.draw_s(CALL) / 2
         delivered = half + self._traffic.transfer(environment, "out", head.content_length, arrived)

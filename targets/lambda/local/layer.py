@@ -10,7 +10,7 @@ from __future__ import annotations
 import compileall
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -24,17 +24,17 @@ ROOTS = ("numpy", "onnxruntime", "pybase64", "boto3", "awslambdaric")
 NEEDED_ONLY = {"onnxruntime": ("numpy",)}
 
 
-def build_layer(directory: Path) -> None:
-    """Fill `directory` with links to the files of the layer's distributions."""
-    for found in layer_distributions():
+def build_layer(directory: Path, more: Sequence[str] = ()) -> None:
+    """Fill `directory` with links to the files of the layer's distributions, and of `more` of them."""
+    for found in layer_distributions(more):
         ensure_compiled(found)
         link_distribution(found, directory)
 
 
-def layer_distributions() -> tuple[Distribution, ...]:
-    """The roots and all that they require in this environment."""
+def layer_distributions(more: Sequence[str] = ()) -> tuple[Distribution, ...]:
+    """The roots, `more`, and all that they require in this environment."""
     found: dict[str, Distribution] = {}
-    waiting = list(ROOTS)
+    waiting = [*ROOTS, *more]
     while waiting:
         name = canonical(waiting.pop())
         if name in found:

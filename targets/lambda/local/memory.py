@@ -21,9 +21,9 @@ from typing import Protocol
 
 from .cgroup import MIB, Confinement, Memory, read, write
 
-SAMPLE_SECONDS = 0.02
+SAMPLE_SECONDS, MOST_SAMPLE_SECONDS = 0.02, 0.2
 # With very many busy instances sampling must not take the platform's CPU.
-SECONDS_PER_SAMPLED = 0.002
+SECONDS_PER_SAMPLED = 0.02  # a sample takes 0.1 ms
 LINGER_SECONDS = 1.0
 
 
@@ -35,6 +35,7 @@ class Meter:
         self._clear = f"/proc/{pid}/clear_refs"
         self._confinement = confinement
         self._files = 0
+        self._has_mark = confinement.memory() is not None
         self.peak = 0
 
     @property
@@ -44,7 +45,7 @@ class Meter:
 
     def begin(self) -> None:
         """A phase begins: reset the process's own mark. (That of a cgroup stays.)"""
-        if self._confinement.memory() is None:
+        if not self._has_mark:
             self._files = 0
             with contextlib.suppress(OSError):
                 write(Path(self._clear), "5")
@@ -107,7 +108,8 @@ class Sampler:
     def _run(self) -> None:
         last_busy = time.monotonic()
         while not self._stopping:
-            time.sleep(max(SAMPLE_SECONDS, SECONDS_PER_SAMPLED * len(self._busy)))
+            seconds = SECONDS_PER_SAMPLED * len(self._busy)
+            time.sleep(min(max(SAMPLE_SECONDS, seconds), MOST_SAMPLE_SECONDS))
             with self._lock:
                 busy = tuple(self._busy)
             for instance in busy:

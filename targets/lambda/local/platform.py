@@ -43,8 +43,11 @@ class Platform:
     A context manager; `start` and `stop` do the same by hand. Nothing runs until the first
     invocation. `cpu_scale` multiplies every function's CPU, also while it starts (this machine's
     cores are not AWS's, and on AWS functions do not share them). `runtime_package_bytes` is what the
-    runtime packages would take in a real zip; here they come from a layer. `concurrency_limit`
-    counts invocations in progress over all functions.
+    runtime packages would take in a real zip; here they come from a layer, which also has
+    `more_packages` of this environment. `concurrency_limit`
+    counts invocations in progress over all functions. `requests_at_once` is how many calls from outside
+    run at a time: the next one waits for its turn, where Lambda would start more environments, which
+    have cores of their own there. An emulated network excludes it.
     `port` is the Invoke API's, 0 for a free one. `enforcement` picks how limits are enforced.
     `event_retry_s` are the waits before an asynchronous invocation that failed is tried again.
     `network` is emulated when given, see network.py; it needs this platform's own S3.
@@ -71,6 +74,8 @@ class Platform:
         network: Network | None = None,
         roles: Roles | None = None,
         faults: bool = False,
+        requests_at_once: int | None = None,
+        more_packages: Sequence[str] = (),
     ) -> None:
         # Instances run in their package's directory, where a relative path would not lead to it.
         self._functions = tuple(
@@ -90,6 +95,8 @@ class Platform:
         self._network = network
         self._roles = roles
         self._with_faults = faults
+        self._requests_at_once = requests_at_once
+        self._more_packages = tuple(more_packages)
         self.faults = Faults()
         self._journal = Journal()
         self._owner = os.getpid()
@@ -120,6 +127,11 @@ class Platform:
             raise TargetError(
                 f"the network {self._network} cannot be emulated for S3 at {self._s3_endpoint_url}; "
                 "leave out s3_endpoint_url or network"
+            )
+        if self._requests_at_once is not None and (self._requests_at_once < 1 or self._network):
+            raise TargetError(
+                f"requests_at_once={self._requests_at_once} needs to be 1 or more, without an emulated "
+                "network, whose times a wait would spoil; leave one of them out"
             )
         check_functions(
             self._functions,
@@ -156,7 +168,7 @@ class Platform:
         faults = self.faults if self._with_faults else None
         layer = work / "layer"
         layer.mkdir()
-        build_layer(layer)
+        build_layer(layer, self._more_packages)
         self._sampler = Sampler()
         endpoints: dict[str, str] = {"AWS_ENDPOINT_URL_S3": s3_url}
         surroundings = Surroundings(
@@ -181,7 +193,13 @@ class Platform:
         )
         self._traffic = Traffic(self._network) if self._network else None
         self._server = InvokeServer(
-            self._dispatcher, self._event_retry_s, self._port, self._traffic, self._roles, faults
+            self._dispatcher,
+            self._event_retry_s,
+            self._port,
+            self._traffic,
+            self._roles,
+            faults,
+            self._requests_at_once,
         )
         # No instance has started yet, so every one of them will see it.
         endpoints["AWS_ENDPOINT_URL_LAMBDA"] = self._server.url

@@ -16,7 +16,7 @@ from slicewise.templates import templates
 
 from ..resources import PYTHONS
 from .archive import tree_sha256
-from .wheels import REQUIREMENTS
+from .wheels import REQUIREMENTS, requirements_of
 
 _STRIP = Path(__file__).with_name("strip.py")
 _CONTEXT = ("Dockerfile", "functions", "image", "layer")  # all that docker sees, see .dockerignore
@@ -38,7 +38,9 @@ def contents_of(tag: str) -> str:
     return tag.partition("-")[0]
 
 
-def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequence[str]) -> None:
+def write_image_files(
+    directory: Path, *, model: str, stack: str, parts: Sequence[str], is_encrypted: bool
+) -> None:
     """Write them into a bundle whose functions are `parts`."""
     texts = templates("slicewise.targets.lambda.packaging")
     values = {"model": model, "stack": stack, "parts": tuple(parts), "pythons": PYTHONS}
@@ -47,5 +49,7 @@ def write_image_files(directory: Path, *, model: str, stack: str, parts: Sequenc
         path.parent.mkdir(exist_ok=True)
         path.write_text(texts.get_template(template).render(values))
     (directory / "layer").mkdir()
-    for source in (REQUIREMENTS, _STRIP):
-        shutil.copyfile(source, directory / "layer" / source.name)
+    wanted = requirements_of(is_encrypted)
+    text = "".join(source.read_text() for source in wanted)
+    (directory / "layer" / REQUIREMENTS.name).write_text(text)
+    shutil.copyfile(_STRIP, directory / "layer" / _STRIP.name)

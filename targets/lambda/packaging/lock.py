@@ -1,9 +1,9 @@
-"""Lock: write requirements.txt anew, with the newest versions of what functions need:
+"""Lock: write requirements.txt and encryption.txt anew, with the newest versions of what functions need:
 
     python -m slicewise.targets.lambda.packaging.lock
 
 It downloads all wheels that Lambda's Pythons and architectures may take and notes their hashes. Versions
-may be given: `... lock onnxruntime==1.31.1 numpy==2.5.5 pybase64==1.5.1`.
+of requirements.txt may be given: `... lock onnxruntime==1.31.1 numpy==2.5.5 pybase64==1.5.1`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from slicewise.errors import TargetError
 
 from ..resources import ARCHITECTURES, PYTHONS
 from .archive import file_sha256
-from .wheels import REQUIREMENTS, pip_download
+from .wheels import ENCRYPTION, REQUIREMENTS, pip_download
 
 # onnxruntime also declares flatbuffers, packaging and protobuf, which inference never imports.
 NEEDED = ("numpy", "onnxruntime", "pybase64")
+# Of encrypted bundles. cffi also declares pycparser, which only those need who compile with it.
+FOR_ENCRYPTION = ("cffi", "cryptography")
 _HEAD = """\
-# What every function holds besides its own code, for Python {pythons} on {architectures}.
+# What {whose} function holds besides its own code, for Python {pythons} on {architectures}.
 # Written by `python -m slicewise.targets.lambda.packaging.lock`.
-# Install with --no-deps: onnxruntime declares packages that inference never imports.
+# Install with --no-deps: some of these declare packages that functions never import.
 """
 
 
@@ -49,7 +51,10 @@ def lock(needed: Sequence[str] = NEEDED, path: Path = REQUIREMENTS) -> None:
         raise TargetError(
             f"no one version of each fits all platforms: {sorted(hashes)}. Give the versions to lock."
         )
-    head = _HEAD.format(pythons=" and ".join(PYTHONS), architectures=" and ".join(ARCHITECTURES))
+    whose = "every" if path == REQUIREMENTS else "an encrypted bundle's"
+    head = _HEAD.format(
+        whose=whose, pythons=" and ".join(PYTHONS), architectures=" and ".join(ARCHITECTURES)
+    )
     lines = [
         " \\\n    ".join(
             [f"{name}=={version}", *(f"--hash=sha256:{each}" for each in sorted(found))]
@@ -61,3 +66,4 @@ def lock(needed: Sequence[str] = NEEDED, path: Path = REQUIREMENTS) -> None:
 
 if __name__ == "__main__":
     lock(sys.argv[1:] or NEEDED)
+    lock(FOR_ENCRYPTION, ENCRYPTION)

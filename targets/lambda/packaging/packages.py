@@ -27,7 +27,7 @@ from ..resources import ARCHITECTURES, PYTHON, PYTHONS
 from .archive import Archive, describe, write_zip
 from .compiled import Interpreter, compile_directory, find_interpreter
 from .layer import build_layer
-from .wheels import runtime_wheels
+from .wheels import requirements_of, runtime_wheels
 
 SCHEMA = 1
 DIST = "dist"
@@ -134,7 +134,12 @@ def package(
     interpreter = find_interpreter(python, python_executable)
     layer = None
     if zipped:
-        layer = build_layer(runtime_wheels(python, architecture, cache=wheels), interpreter)
+        needed = [
+            wheel
+            for file in requirements_of(plan.encryption is not None)
+            for wheel in runtime_wheels(python, architecture, cache=wheels, requirements=file)
+        ]
+        layer = build_layer(needed, interpreter)
     building = Path(tempfile.mkdtemp(prefix=f".{DIST}-", dir=directory))
     try:
         found = []

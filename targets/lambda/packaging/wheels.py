@@ -20,6 +20,7 @@ from slicewise.errors import TargetError
 from .archive import file_sha256
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+ENCRYPTION = Path(__file__).with_name("encryption.txt")  # what encrypted bundles need besides
 CACHE_VARIABLE = "SLICEWISE_WHEELS"
 MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}  # as Lambda calls them, and as wheels do
 # Lambda's Python 3.12 and later (Amazon Linux 2023) have glibc 2.34; the newest wheels need 2.28.
@@ -48,6 +49,11 @@ def wheel_cache() -> Path:
     """The directory of the variable SLICEWISE_WHEELS, or ~/.cache/slicewise/wheels."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else cache_directory("wheels")
+
+
+def requirements_of(is_encrypted: bool) -> tuple[Path, ...]:
+    """The files with what the functions of a bundle need."""
+    return (REQUIREMENTS, ENCRYPTION) if is_encrypted else (REQUIREMENTS,)
 
 
 def runtime_wheels(

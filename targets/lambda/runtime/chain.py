@@ -27,6 +27,7 @@ from .observe import telling
 from .repeat import Budget
 from .request import check_request, remaining_s_of, request_id_of
 from .rule import Rule
+from .seal import read_seal
 from .store import Object, Store, StoreError, objects_of
 from .url import answering_http
 from .wire import Record
@@ -45,7 +46,7 @@ def chain_handler(inner: Handler, *, name: str, manifest: Path) -> Handler:
     plan = json.loads(manifest.read_text())
     parts = [part for stage in plan["stages"] for part in stage]
     at = next(index for index, part in enumerate(parts) if part["name"] == name)
-    store = Store()
+    store = Store(seal=read_seal(manifest.parent))
     if plan["planned_transports"] != ["payload"]:
         store.open()
     following = parts[at + 1 :]

@@ -25,6 +25,7 @@ from .replies import Replies, key_of
 from .request import check_request, remaining_s_of, request_id_of
 from .rule import Rule
 from .schedule import LastRead, Part, at_once, run
+from .seal import read_seal
 from .start import Start
 from .store import Object, Store, StoreError, objects_of
 from .url import answering_http
@@ -48,7 +49,7 @@ def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> H
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
     choices = plan["choices"]
-    store = Store()
+    store = Store(seal=read_seal(manifest.parent))
     if plan["planned_transports"] != ["payload"]:
         store.open()
     parts = [part for stage in plan["stages"] for part in stage]

@@ -1,7 +1,8 @@
 """Deadlines: how much time a call has, told as what remains.
 
 A time of day would be wrong by as much as two clocks differ. What remains is wrong only by the way of
-the message, and every function counts down by its own monotonic clock.
+the message, and every function counts down by its own monotonic clock. Only a state machine, which
+cannot count down, passes a time of day on (`UNTIL`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from .repeat import DeadlineExceeded
 
 REMAINING = "remaining_ms"
+MOST_MS = 1e15  # Python's whole numbers may be larger than any float
+UNTIL = "until_ms"  # since 1970, null for no deadline
 MARGIN_S = 1.0  # for clean-up and the reply, of a request that has used up its time
 
 
@@ -39,10 +42,16 @@ def with_remaining(message: bytes, seconds: float) -> bytes:
 
 def deadline_of(message: dict[str, Any]) -> float:
     """The deadline of a message, infinite if it tells none. Raises `ValueError`."""
-    remaining = message.get(REMAINING, math.inf)
-    if type(remaining) not in (int, float):
-        raise ValueError(f"{REMAINING} is no number of milliseconds")
-    return time.monotonic() + float(remaining) / 1e3
+    until = message.get(UNTIL)
+    told = {
+        REMAINING: message.get(REMAINING, math.inf),
+        UNTIL: math.inf if until is None else until,
+    }
+    for field, value in told.items():
+        if type(value) not in (int, float) or (abs(value) > MOST_MS and value != math.inf):
+            raise ValueError(f"{field} is no number of milliseconds")
+    left_ms: float = min(told[REMAINING], told[UNTIL] - time.time() * 1e3)
+    return time.monotonic() + left_ms / 1e3
 
 
 def check_deadline(deadline: float, what: str) -> None:

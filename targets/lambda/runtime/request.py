@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .deadline import MOST_MS
 from .store import BUCKET_VARIABLES, object_key, objects_of
 from .wire import (
     ITEM_BYTES,
@@ -99,7 +100,7 @@ def remaining_s_of(event: Any, most_s: float) -> float:
     given = event.get("remaining_ms") if isinstance(event, dict) else None
     if given is None:
         return most_s
-    if type(given) not in (int, float) or not 0 < given < math.inf:
+    if type(given) not in (int, float) or not 0 < given <= MOST_MS:
         raise BadRequest("remaining_ms", "remaining_ms must be a number of milliseconds above 0")
     return min(float(given) / 1e3, most_s)
 

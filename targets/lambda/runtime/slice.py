@@ -22,10 +22,11 @@ from .observe import Phases, TimedStore, peak_mb, told, ways
 from .preoptimised import model_file
 from .replies import Replies, key_of
 from .rule import Choices, Rule
+from .seal import read_seal
 from .start import Start
 from .store import Store
 from .transport import receive, send
-from .weights import read_spec, streamed
+from .weights import in_memory, read_spec
 from .wire import WireError, check_planned, check_record, content_bytes
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
@@ -48,10 +49,10 @@ class Edge:
 
 
 def open_session(
-    model: Path, memory_mb: int, weights: Mapping[str, mmap.mmap] | None = None
+    model: Path | bytes, memory_mb: int, weights: Mapping[str, mmap.mmap] | None = None
 ) -> onnxruntime.InferenceSession:
-    """A session that behaves well on a fraction of a vCPU. `weights` are the contents of files that the
-    model names and that are not there; they are needed until this returns.
+    """A session that behaves well on a fraction of a vCPU. `model` is a file or its content; `weights`
+    are the contents of files that the model names and that are not there, needed until this returns.
 
     One thread per full vCPU (Lambda gives memory / 1769 of one) and no spinning: two spinning threads
     on a fraction of a core take 1.8 times as long as one.
@@ -74,7 +75,9 @@ def open_session(
             list(weights), list(weights.values()), [len(each) for each in weights.values()]
         )
     return onnxruntime.InferenceSession(
-        os.fspath(model), options, providers=["CPUExecutionProvider"]
+        model if isinstance(model, bytes) else os.fspath(model),
+        options,
+        providers=["CPUExecutionProvider"],
     )
 
 
@@ -120,16 +123,16 @@ def slice_handler(
     several times as long to write a large message as the slice takes to encode its tensors.
     """
     start = Start()
-    store = Store()
+    store = Store(seal=read_seal(directory))
     needs_store = any(edge.transport != "payload" for edge in (*inputs, *outputs))
     opening = store.start_opening() if needs_store else None
     memory_mb = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769"))
     spec = read_spec(directory)
-    if spec is None:
+    if spec is None and store.seal is None:
         session = open_session(model_file(directory), memory_mb)
     else:
-        with streamed(spec, store.client, store.bucket("s3")) as weights:
-            session = open_session(directory / "model.onnx", memory_mb, {spec["file"]: weights})
+        with in_memory(name, directory, spec, store) as (model, weights):
+            session = open_session(model, memory_mb, weights)
     start.mark("load_ms")
     if opening is not None:
         opening.result()

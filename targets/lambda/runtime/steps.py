@@ -8,16 +8,19 @@ request's objects.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .chain import with_begins
+from .deadline import UNTIL
 from .driving import every_object, fit
 from .observe import told
-from .request import BadRequest, check_request, request_id_of
+from .request import BadRequest, check_request, remaining_s_of, request_id_of
 from .rule import Rule
+from .seal import read_seal
 from .store import Store, objects_of
 
 Handler = Callable[[Any, Any], bytes]
@@ -45,7 +48,7 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
     plan = json.loads(manifest.read_text())
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
-    store = Store()
+    store = Store(seal=read_seal(manifest.parent))
     store.open()
 
     def begin(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -53,13 +56,15 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
         request_id = str(context.aws_request_id)
         try:
             request_id = request_id_of(given, request_id)
+            has_s = remaining_s_of(given, math.inf)
             held = check_request(given, plan["inputs"], dims, request_id)
         except BadRequest as error:
             what = {"type": "BadRequest", "message": str(error), "field": error.field}
             raise _failure({"status": error.status, "request_id": request_id, **what}) from None
         fit(held, list(held), request_id, plan["choices"], rule, store)
+        until = {UNTIL: None if math.isinf(has_s) else (time.time() + has_s) * 1e3}
         began = {"at": time.time(), "trace": bool(given.get("trace"))}
-        return {"request_id": request_id, "tensors": held, **began}
+        return {"request_id": request_id, "tensors": held, **until, **began}
 
     def end(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
         begun, slices = event["begin"], event["slices"]
@@ -77,7 +82,7 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
     def failed(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ARG001
         data = event["data"]
         problem = _told(data.get("error", data))
-        status = problem.pop("status", 502)
+        status = problem.pop("status", 504 if problem["type"] == "DeadlineExceeded" else 502)
         request_id = problem.pop("request_id", "")
         if "begin" in data:
             request_id = data["begin"]["request_id"]

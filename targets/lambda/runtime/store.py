@@ -13,6 +13,7 @@ from contextlib import closing
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .seal import OVERHEAD_BYTES, Seal, SealError
 from .wire import Record
 
 if TYPE_CHECKING:
@@ -74,9 +75,15 @@ def store_config() -> Config:
 
 
 class Store:
-    """The buckets of one deployment, by transport."""
+    """The buckets of one deployment, by transport. With a seal, objects are encrypted."""
 
-    def __init__(self, buckets: Mapping[str, str] | None = None, client: Any = None) -> None:
+    def __init__(
+        self,
+        buckets: Mapping[str, str] | None = None,
+        client: Any = None,
+        seal: Seal | None = None,
+    ) -> None:
+        self.seal = seal
         if buckets is None:
             buckets = {
                 transport: os.environ[variable]
@@ -121,8 +128,18 @@ class Store:
         self, place: Object, size: int, etag: str | None = None
     ) -> Callable[[], bytes | memoryview]:
         """Begin to read an object of `size` bytes; the result waits for it and returns it, or raises
-        `StoreError`. With an ETag it is read only if it is still the object that had this one.
+        `StoreError` or `SealError`. With an ETag it is read only if it is still the object that had this
+        one.
         """
+        get = self._start_get(place, size + (OVERHEAD_BYTES if self.seal else 0), etag)
+        if self.seal is None:
+            return get
+        seal, key = self.seal, place.key
+        return lambda: seal.open(key, get())
+
+    def _start_get(
+        self, place: Object, size: int, etag: str | None
+    ) -> Callable[[], bytes | memoryview]:
         bucket = self.bucket(place.transport)
         self.open()
         pinned = {"IfMatch": etag} if etag else {}
@@ -173,11 +190,10 @@ class Store:
     def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> str:
         from botocore.exceptions import BotoCoreError, ClientError
 
+        # boto3 takes bytes only.
+        body = bytes(raw) if self.seal is None else self.seal.close(key, raw)
         try:
-            # boto3 takes bytes only.
-            answer = self.client.put_object(
-                Bucket=bucket, Key=key, Body=bytes(raw), IfNoneMatch="*"
-            )
+            answer = self.client.put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
             return str(answer["ETag"])
         except ClientError as error:
             # When the answer to a put is lost, boto repeats it and meets the object of the first one.
@@ -195,6 +211,12 @@ class Store:
         neither in directory buckets nor under a KMS key.
         """
         found = self.client.get_object(Bucket=bucket, Key=key)
+        if self.seal is not None:  # equal tensors have other bytes each time
+            try:
+                same = self.seal.open(key, found["Body"].read()) == raw
+            except SealError:
+                same = False
+            return str(found["ETag"]) if same else None
         with closing(found["Body"]) as body:
             same = found["ContentLength"] == len(raw) and all(
                 body.read(COMPARE_BYTES) == raw[start : start + COMPARE_BYTES]

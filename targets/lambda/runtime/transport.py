@@ -14,6 +14,7 @@ import numpy as np
 from .arrays import pack, unpack
 from .observe import TimedStore
 from .rule import Choices, Rule, choose
+from .seal import SealError
 from .store import Object, Store, finish, object_key, objects_of
 from .wire import Record, WireError, check_bytes, check_record, decode_inline, describe, inline
 
@@ -63,7 +64,8 @@ def send(
 def receive(
     records: dict[str, Any], request_id: str, store: Store | TimedStore
 ) -> dict[str, np.ndarray]:
-    """The arrays of the records, checked. Raises `WireError` naming the tensor, or `StoreError`.
+    """The arrays of the records, checked. Raises `WireError` or `SealError` naming the tensor, or
+    `StoreError`.
 
     What arrives from a store other than it was sent is read once more. Empties `records`: each one
     goes once it is decoded, for a function's memory is small.
@@ -78,13 +80,13 @@ def receive(
     for name in sorted(records, key=gets.__contains__):
         record = records.pop(name)
         stored = gets.pop(name, None)
-        raw = stored() if stored else decode_inline(name, record)
         try:
+            raw = stored() if stored else decode_inline(name, record)
             check_bytes(name, record, raw)
-        except WireError:
+        except (WireError, SealError):
             if stored is None:
                 raise
-            del raw, stored  # a function's memory is small
+            raw, stored = b"", None  # a function's memory is small
             raw = _start_get(name, record, request_id, store)()
             check_bytes(name, record, raw)
         arrays[name] = unpack(name, record, raw)

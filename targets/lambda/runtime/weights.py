@@ -1,4 +1,5 @@
-"""Weights: streamed from S3 into memory when a function starts, where its package does not hold them.
+"""Weights in memory: streamed from S3 when a function starts, where its package does not hold them, and
+decrypted where they are sealed (seal.py).
 
 Such a package has weights.json: {"file", "key", "bytes", "sha256"}, where "file" is what the model calls
 them. They lie in the deployment's bucket and are never written to a file: ONNX Runtime copies what it
@@ -12,9 +13,12 @@ import json
 import mmap
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .store import Store
 
 WEIGHTS_FILE = "weights.json"
 THREADS = 8
@@ -31,6 +35,44 @@ def read_spec(directory: Path) -> dict[str, Any] | None:
     """What to stream for the package in this directory; None when its weights are in it."""
     file = directory / WEIGHTS_FILE
     return json.loads(file.read_text()) if file.exists() else None
+
+
+@contextmanager
+def in_memory(
+    name: str, directory: Path, spec: Mapping[str, Any] | None, store: Store
+) -> Iterator[tuple[Path | bytes, dict[str, mmap.mmap]]]:
+    """The model of the slice of this name, and the contents of the files that it names, until the end of
+    the `with`. Raises `WeightsError` or `SealError`.
+    """
+    seal, model, data = store.seal, directory / "model.onnx", directory / "model.data"
+    with ExitStack() as held:
+        weights = {}
+        if spec is not None:
+            buffer = held.enter_context(streamed(spec, store.client, store.bucket("s3")))
+            weights[str(spec["file"])] = buffer
+        elif data.exists() and data.stat().st_size:
+            weights[data.name] = held.enter_context(closing(_read(data)))
+        if seal is None:
+            yield model, weights
+            return
+        for file, buffer in weights.items():
+            with memoryview(buffer) as view:
+                size = seal.open_in_place(sealed_name(name, file), view)
+            buffer.resize(size)
+        yield bytes(seal.open(sealed_name(name, model.name), model.read_bytes())), weights
+
+
+def sealed_name(slice_name: str, file: str) -> str:
+    """What a slice's file is called where it is sealed."""
+    return f"functions/{slice_name}/{file}"
+
+
+def _read(file: Path) -> mmap.mmap:
+    """The file in anonymous memory, which can be changed and is given back at once."""
+    buffer = mmap.mmap(-1, file.stat().st_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with file.open("rb") as source, memoryview(buffer) as view:
+        source.readinto(view)
+    return buffer
 
 
 @contextmanager

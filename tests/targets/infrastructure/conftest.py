@@ -69,7 +69,12 @@ def make(
 ) -> Callable[..., Made]:
     """Writes a bundle as `Compiled.save` does, with weights of a few bytes."""
 
-    def make(count: int, *transports: str, orchestration: str = "coordinator") -> Made:
+    def make(
+        count: int,
+        *transports: str,
+        orchestration: str = "coordinator",
+        encrypt: str | None = None,
+    ) -> Made:
         plan = plan_of(compiled.plan, count, transports)
         if orchestration != "coordinator":  # where inputs are looked up by name
             inputs = tuple(replace(spec, name="t0", tensor="t0") for spec in plan.inputs[:1])
@@ -79,7 +84,9 @@ def make(
             (slices / part.name).mkdir()
             (slices / part.name / "model.onnx").write_text(f"the model of {part.name}")
         directory = tmp_path_factory.mktemp(f"bundle-of-{count}")
-        bundle.write_bundle(plan, render(plan), profiles.default_profile(), slices, directory)
+        profile = profiles.default_profile()
+        bundle.write_bundle(plan, render(plan), profile, slices, directory, encrypt)
+        plan = slicewise.load(directory).plan
         return Made(directory, plan, resources.stack_of(directory, plan))
 
     return make
@@ -101,6 +108,14 @@ def five(make: Callable[..., Made]) -> Made:
 def express(make: Callable[..., Made]) -> Made:
     """Two slices, tensors in messages and in both kinds of buckets."""
     return make(2, "payload", "s3", "s3express")
+
+
+@pytest.fixture(scope="session")
+def sealed(make: Callable[..., Made]) -> Made:
+    """Two encrypted slices, whose key is a parameter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLICEWISE_KEY", "A" * 43 + "=")
+        return make(2, "payload", "s3", encrypt="env")
 
 
 @pytest.fixture(scope="session")

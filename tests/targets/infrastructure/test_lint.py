@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-BUNDLES = ["one", "five", "express", "chained", "stepped"]
+BUNDLES = ["one", "five", "express", "sealed", "chained", "stepped"]
 FORMS = ["template.yaml", "cloudformation.yaml"]
 CHECKOV = "checkov==3.3.30"
 

@@ -21,7 +21,8 @@ compute = importlib.import_module("slicewise.targets.lambda.infrastructure.compu
 write = importlib.import_module("slicewise.targets.lambda.infrastructure.write")
 
 FORMS = ["template.yaml", "cloudformation.yaml"]
-BUNDLES = ["one", "five", "express"]
+BUNDLES = ["one", "five", "express", "sealed"]
+KEY = "A" * 43 + "="
 PLACE = resources.Place(region="eu-west-1", account="123456789012", zone="euw1-az1")
 
 
@@ -35,7 +36,7 @@ def of_type(found: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def as_deployed(template: dict[str, Any], **parameters: Any) -> dict[str, Any]:
-    return resolved(template, Zone="euw1-az1", **parameters)
+    return resolved(template, Zone="euw1-az1", EncryptionKey=KEY, **parameters)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -64,7 +65,8 @@ def test_every_function_is_as_the_resources_say(made: Any, form: str) -> None:
         settings = functions[function.part.capitalize()]["Properties"]
         variables = settings["Environment"]["Variables"]
         variables.pop("SLICEWISE_VERSIONS", None)
-        assert variables == resources.environment(made.stack, function, PLACE)
+        key = {"SLICEWISE_KEY": KEY} if made.stack.encryption else {}
+        assert variables == resources.environment(made.stack, function, PLACE) | key
         assert settings["FunctionName"] == function.name
         assert settings["MemorySize"] == function.memory_mb
         assert settings["Timeout"] == function.timeout_s
@@ -222,6 +224,33 @@ def test_buckets_are_those_of_the_transports(one: Any, five: Any, express: Any) 
     assert buckets(one) == set()
     assert buckets(five) == standard
     assert buckets(express) == standard | {"S3Express::DirectoryBucket", "S3Express::BucketPolicy"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_key_of_an_encrypted_bundle_is_a_parameter_that_is_not_shown(
+    sealed: Any, five: Any, form: str
+) -> None:
+    text = (sealed.directory / form).read_text()
+    parameter = sealed.template(form)["Parameters"]["EncryptionKey"]
+    assert parameter["NoEcho"] is True
+    assert KEY not in text
+    assert "EncryptionKey" not in five.template(form)["Parameters"]
+    functions = of_type(as_deployed(sealed.template(form)), "::Function")
+    for function in functions.values():
+        assert function["Properties"]["Environment"]["Variables"]["SLICEWISE_KEY"] == KEY
+
+
+def test_roles_may_decrypt_with_the_key_of_the_bundle_alone(sealed: Any, five: Any) -> None:
+    arn = "arn:aws:kms:eu-west-1:123456789012:key/1"
+    encryption = replace(sealed.plan.encryption, key="kms", key_id=arn, data_key="AA==")
+    stack = replace(sealed.stack, encryption=encryption)
+    for function in stack.functions:
+        statements = resources.policy(stack, function, PLACE)["Statement"]
+        (key,) = [each for each in statements if each["Sid"] == "Key"]
+        assert (key["Action"], key["Resource"]) == (["kms:Decrypt"], [arn])
+    for stack in (five.stack, sealed.stack):
+        for function in stack.functions:
+            assert "kms" not in json.dumps(resources.policy(stack, function, PLACE))
 
 
 def test_the_bucket_is_private_encrypted_and_forgets_within_a_day(express: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import json
 import socket
 import threading
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
+
+from slicewise.errors import TargetError
 
 ARN = "arn:aws:lambda:us-east-1:123456789012:function:probe"
 REQUEST_LIMIT = 6_291_456
@@ -189,6 +192,35 @@ def test_above_the_concurrency_limit_calls_are_throttled(
     assert error.value.response["Reason"] == "ConcurrentInvocationLimitExceeded"
     assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 429
     assert lambdas(text="next") == {"text": "next"}
+
+
+def test_calls_wait_for_their_turn(start: Callable[..., Any], tmp_path: Path) -> None:
+    """The one that waits gets the environment that the first one has left."""
+    lambdas = start(requests_at_once=1)
+    event = {"do": "rendezvous", "directory": str(tmp_path), "count": 2}
+    calls = [threading.Thread(target=lambdas, kwargs=each) for each in (event, {"text": "next"})]
+    calls[0].start()
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.005)
+    calls[1].start()
+    time.sleep(0.1)
+    assert not lambdas.platform.reports
+    (tmp_path / "second").touch()
+    for call in calls:
+        call.join()
+
+    assert len(lambdas.platform.reports) == 2
+    assert len({report.instance for report in lambdas.platform.reports}) == 1
+
+
+@pytest.mark.parametrize("turns", [0, 4])
+def test_turns_need_to_make_sense(start: Callable[..., Any], turns: int) -> None:
+    network = importlib.import_module("slicewise.targets.lambda.local.network")
+    options = (
+        {"network": network.Network(name="slow", seed=0, bytes_s=1e6, waits={})} if turns else {}
+    )
+    with pytest.raises(TargetError, match=f"requests_at_once={turns} needs to be 1 or more"):
+        start(requests_at_once=turns, **options)
 
 
 def test_the_platforms_own_failures_are_service_exceptions(start: Callable[..., Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -76,6 +77,37 @@ def test_a_session_computes_right_with_the_layer_alone(
     np.testing.assert_allclose(found["y"], np.maximum(x @ weight, 0), rtol=1e-6)
     assert found["base64"] == "c2xpY2V3aXNl"
     assert all(str(tmp_path / "layer") in path for path in found["from"])
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the layer is of x86_64")
+def test_the_layer_of_an_encrypted_bundle_opens_what_is_sealed(
+    layer: Any, interpreter: Any, tmp_path: Path
+) -> None:
+    seal = importlib.import_module("slicewise.targets.lambda.runtime.seal")
+    sealing = importlib.import_module("slicewise.targets.lambda.sealing")
+    files = wheels.requirements_of(True)
+    found = [w for f in files for w in wheels.runtime_wheels(PYTHON, "x86_64", requirements=f)]
+    encrypted = layer_module.build_layer(found, interpreter)
+    assert files[:-1] == wheels.requirements_of(False)
+    more = encrypted.unzipped_bytes - layer.unzipped_bytes
+    assert 0.7 * sealing.PACKAGE_MB * 2**20 < more < sealing.PACKAGE_MB * 2**20
+
+    with zipfile.ZipFile(encrypted.path) as archive:
+        archive.extractall(tmp_path / "layer")
+    shutil.copytree(Path(str(seal.__file__)).parent, tmp_path / "slicewise_runtime")
+    sealed = seal.Seal(bytes(32), "plan").close("x", b"tensor")
+    program = (
+        "from slicewise_runtime.seal import Seal; "
+        f"print(bytes(Seal(bytes(32), 'plan').open('x', {sealed!r})))"
+    )
+    done = subprocess.run(
+        [interpreter.path, "-S", "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{tmp_path}/layer/python:{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, "b'tensor'\n"), done.stderr
 
 
 def test_the_layer_leaves_the_planned_room(layer: Any) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import json
@@ -139,7 +140,7 @@ ODD: Any = st.sampled_from(
         None, True, -1, 0, 1, 2**31, 2**63, 2**64, -(2**70), 1e308, 0.5, "", "x", "float32", "bool",
         "bfloat16", "payload", f"requests/{ID}/x", "requests/../x", "zlib", "float16", "\0", "\ud800",
         "A" * 5000, "AAAA", [], {}, [[]], [1, [2]], [2**39, 2**39], [[1, 2]], [["a" * 999, "b"]], "plan",
-        {"http": {"method": "POST"}}, "data", '"', "\\",
+        10**400, {"http": {"method": "POST"}}, "data", '"', "\\",
     ]
 )  # fmt: skip
 JSON = st.recursive(
@@ -154,6 +155,7 @@ FIELDS = st.sampled_from(
         "request_id", "trace", "remaining_ms", "inputs", "tensors", "plan", "warm", "x", "middle", "y",
         "tensor", "dtype", "shape", "bytes", "sha256", "data", "s3", "s3express", "etag", "wire_dtype",
         "compression", "requestContext", "body", "isBase64Encoded",
+        "until_ms",
     ]
 )  # fmt: skip
 
@@ -171,7 +173,7 @@ def changed(draw: st.DrawFn, valid: Any) -> Any:
             at = draw(st.sampled_from(inner))
         field = draw(FIELDS | st.sampled_from(sorted(at)) if at else FIELDS)
         if draw(st.integers(0, 3)):
-            at[field] = draw(JSON)
+            at[field] = copy.deepcopy(draw(JSON))  # the next change may be one of this
         else:
             at.pop(field, None)
     return event

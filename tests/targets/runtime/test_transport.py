@@ -226,7 +226,7 @@ def test_a_put_whose_conflict_cannot_be_read_names_the_conflict(store: Any) -> N
         store.client.delete_object(Bucket="bucket", Key="key")
 
     store.client.meta.events.register("before-call.s3.GetObject", meanwhile)
-    with pytest.raises(store_module.StoreError, match="key cannot be written: .*Precondition"):
+    with pytest.raises(store_module.StoreError, match=r"key cannot be written: .*Precondition"):
         store.start_put(place, b"first").result()
 
 

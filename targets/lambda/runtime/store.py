@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -197,9 +197,10 @@ class Store:
             return str(answer["ETag"])
         except ClientError as error:
             # When the answer to a put is lost, boto repeats it and meets the object of the first one.
-            etag = (
-                self._etag_if_same(bucket, key, memoryview(raw)) if _status(error) == 412 else None
-            )
+            etag = None
+            if _status(error) == 412:
+                with suppress(ClientError, BotoCoreError):  # then the conflict is what is told
+                    etag = self._etag_if_same(bucket, key, memoryview(raw))
             if etag is None:
                 raise StoreError(f"{key} cannot be written: {error}") from error
             return etag

@@ -80,13 +80,15 @@ def receive(
     for name in sorted(records, key=gets.__contains__):
         record = records.pop(name)
         stored = gets.pop(name, None)
+        raw: bytes | memoryview | None
         try:
             raw = stored() if stored else decode_inline(name, record)
             check_bytes(name, record, raw)
         except (WireError, SealError):
             if stored is None:
                 raise
-            raw, stored = b"", None  # a function's memory is small
+            raw = stored = None  # a function's memory is small
+        if raw is None:  # not while the error is handled, whose traceback holds what arrived
             raw = _start_get(name, record, request_id, store)()
             check_bytes(name, record, raw)
         arrays[name] = unpack(name, record, raw)

@@ -148,7 +148,7 @@ def test_a_start_that_fails_half_way_leaves_nothing(
 ) -> None:
     before, before_children = set(traces(os.getpid())), children()
 
-    def fail(_directory: Path) -> None:
+    def fail(_directory: Path, _more: tuple[str, ...]) -> None:
         raise TargetError("no layer")
 
     module = importlib.import_module("slicewise.targets.lambda.local.platform")

@@ -217,6 +217,19 @@ def test_a_put_that_boto_repeats_meets_its_own_object(store: Any, size: int) -> 
     assert store.client.get_object(Bucket="bucket", Key="key")["Body"].read() == raw
 
 
+def test_a_put_whose_conflict_cannot_be_read_names_the_conflict(store: Any) -> None:
+    """The other object is deleted between the conflict and the look at it."""
+    place = store_module.Object("s3", "key")
+    store.start_put(place, b"first").result()
+
+    def meanwhile(**_: Any) -> None:
+        store.client.delete_object(Bucket="bucket", Key="key")
+
+    store.client.meta.events.register("before-call.s3.GetObject", meanwhile)
+    with pytest.raises(store_module.StoreError, match=r"key cannot be written: .*Precondition"):
+        store.start_put(place, b"first").result()
+
+
 def test_the_last_byte_of_an_object_counts(store: Any) -> None:
     raw = np.random.default_rng(0).bytes(store_module.COMPARE_BYTES + 1)
     place = store_module.Object("s3", "key")

@@ -48,7 +48,9 @@ class StepsClient(Client):
         last, wait_s, execution = time.monotonic() + most_s, FIRST_WAIT_S, found["executionArn"]
         while found.get("status", "RUNNING") == "RUNNING":
             if time.monotonic() > last:
-                raise SliceFailure(f"{execution} still runs after {most_s:g} s", request_id=request_id)
+                raise SliceFailure(
+                    f"{execution} still runs after {most_s:g} s", request_id=request_id
+                )
             time.sleep(wait_s)
             wait_s = min(LAST_WAIT_S, 1.5 * wait_s)
             found = self._states.describe_execution(executionArn=execution)

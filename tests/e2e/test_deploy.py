@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,12 +61,14 @@ def model_of(*changed: int) -> nn.Module:
     return nn.Sequential(*(each for layer in layers for each in (layer, nn.Tanh()))).eval()
 
 
-def saved(directory: Path, model: nn.Module, **options: Any) -> slicewise.Bundle:
+def saved(
+    directory: Path, model: nn.Module, encrypt: str | None = None, **options: Any
+) -> slicewise.Bundle:
     one_layer = WIDTH * WIDTH * 4 + WIDTH * 4
     limits = slicewise.Limits(weight_bytes=int(one_layer * 1.5))
     compiled = slicewise.compile(model, (torch.ones(2, WIDTH),), limits=limits, **options)
     assert len(compiled.plan.slices) == 5
-    return compiled.save(directory)
+    return compiled.save(directory, encrypt=encrypt)
 
 
 def spoilt(bundle: slicewise.Bundle) -> slicewise.Bundle:
@@ -182,5 +185,29 @@ def test_tensors_go_by_the_directory_bucket_and_weights_come_from_the_bucket(
     assert len([key for key in account.cloud.keys(BUCKET) if key.startswith("weights/")]) == 5
     traces = deployment.last_trace["slices"]
     assert len(traces) == 5
+    slicewise.destroy("five", clients=account.clients)
+    assert not any(account.cloud.resources().values())
+
+
+def test_an_encrypted_bundle_is_deployed_with_its_key(
+    account: Account, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = base64.b64encode(bytes(range(32))).decode()
+    monkeypatch.setenv("SLICEWISE_KEY", key)
+    x = torch.linspace(-1, 1, 2 * WIDTH).reshape(2, WIDTH)
+    model = model_of()
+    bundle = saved(tmp_path / "bundle", model, encrypt="env", transports=["s3"])
+
+    monkeypatch.delenv("SLICEWISE_KEY")
+    with pytest.raises(slicewise.SlicewiseError, match="export SLICEWISE_KEY="):
+        bundle.deploy(clients=account.clients, name="five")
+    assert not any(account.cloud.resources().values())
+    monkeypatch.setenv("SLICEWISE_KEY", key)
+    deployment: Any = bundle.deploy(clients=account.clients, name="five")
+
+    torch.testing.assert_close(deployment(x), model(x))
+    functions = account.cloud.client("lambda")
+    live = functions.get_function_configuration(FunctionName="five-slice0", Qualifier="1")
+    assert live["Environment"]["Variables"]["SLICEWISE_KEY"] == key
     slicewise.destroy("five", clients=account.clients)
     assert not any(account.cloud.resources().values())

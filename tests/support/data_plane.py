@@ -89,8 +89,12 @@ class DataPlane:
         ]
         part = entry["FunctionName"].removeprefix(f"{stack}-")
         self.served.append({**versions, part: entry["Version"]})
+        made = [self._function(each, stack) for each in found]
+        sealed = any((function.package / "seal.json").exists() for function in made)
         platform = endpoint.local_platform(
-            [self._function(each, stack) for each in found],
+            made,
+            # In the deployed layer it is, too: tests/targets/packaging/test_layer.py.
+            more_packages=("cryptography",) if sealed else (),
             network=None,
             s3_endpoint_url=self._cloud.url,
             credentials=("testing", "testing"),

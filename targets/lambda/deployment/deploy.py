@@ -102,6 +102,7 @@ def check_order(order: Order, place: Place) -> None:
     stack, packages = order.stack, order.packages
     if "s3express" in stack.transports:
         _ = stack.express_bucket(place)
+    _ = key_variables(stack.encryption)
     if order.keep < 1:
         raise TargetError(f"keep={order.keep}: at least the version that serves is kept.")
     zipped = [f.part for f in stack.functions if f.packaging != "image"]

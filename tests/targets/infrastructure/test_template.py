@@ -280,7 +280,7 @@ def test_the_bucket_is_private_encrypted_and_forgets_within_a_day(express: Any) 
 def test_s3_express_needs_its_zone(express: Any) -> None:
     nowhere = resources.Place(region="eu-west-1", account="123456789012")
     for what in (resources.environment, resources.policy):
-        with pytest.raises(TargetError, match="zone ids, such as use1-az4"):
+        with pytest.raises(TargetError, match=r"zone ids \(--zone\), such as use1-az4"):
             what(express.stack, express.stack.coordinator, nowhere)
     assert "Default" not in express.template("template.yaml")["Parameters"]["Zone"]
 

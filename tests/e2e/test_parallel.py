@@ -198,7 +198,12 @@ def recurrent() -> tuple[nn.Module, torch.Tensor]:
     return Recurrent(), torch.randn(1, 96, 512)
 
 
-@pytest.mark.parametrize("build", [convolutions, recurrent])
+def large_convolutions() -> tuple[nn.Module, torch.Tensor]:
+    model, _ = convolutions()
+    return model, torch.randn(1, 3, 317, 251)
+
+
+@pytest.mark.parametrize("build", [large_convolutions, recurrent])
 @pytest.mark.parametrize("orchestration", ORCHESTRATIONS)
 def test_groups_under_every_orchestration(
     build: Callable[[], tuple[nn.Module, torch.Tensor]],

@@ -34,6 +34,17 @@ send_cpu_ns = 0.1
 receive_cpu_ns = 0.1
 """
 
+# A state machine moves objects only.
+OBJECTS = """
+[s3]
+put_ms = { p50 = 0.2, p99 = 0.3 }
+get_ms = { p50 = 0.2, p99 = 0.3 }
+put_cpu_ms = 0.1
+get_cpu_ms = 0.1
+put_cpu_ns = 0.1
+get_cpu_ns = 0.1
+"""
+
 
 class Towers(nn.Module):
     """Three towers of different depth and a head that reads them all."""
@@ -187,7 +198,12 @@ def recurrent() -> tuple[nn.Module, torch.Tensor]:
     return Recurrent(), torch.randn(1, 96, 512)
 
 
-@pytest.mark.parametrize("build", [convolutions, recurrent])
+def large_convolutions() -> tuple[nn.Module, torch.Tensor]:
+    model, _ = convolutions()
+    return model, torch.randn(1, 3, 317, 251)
+
+
+@pytest.mark.parametrize("build", [large_convolutions, recurrent])
 @pytest.mark.parametrize("orchestration", ORCHESTRATIONS)
 def test_groups_under_every_orchestration(
     build: Callable[[], tuple[nn.Module, torch.Tensor]],
@@ -199,6 +215,9 @@ def test_groups_under_every_orchestration(
     torch.manual_seed(0)
     model, x = build()
     model.eval()
+    if orchestration == "stepfunctions":
+        text, profile = profile.read_text(), tmp_path / "objects.toml"
+        profile.write_text(text + OBJECTS)
     work = prepare(
         model, (x,), steps(False), target="lambda", limits=slicewise.Limits(max_parallel=4),
         dynamic_shapes=None, transports=None, profile=profile, measure_times=False,

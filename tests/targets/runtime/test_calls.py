@@ -85,7 +85,7 @@ PASSING = [
     invoking.InvokeError("f-a", 429, "TooManyRequestsException", "slow down"),
     invoking.InvokeError("f-a", 502, "", ""),
     ConnectionRefusedError(),
-    RemoteDisconnected(""),
+    RemoteDisconnected(),
     IncompleteRead(b""),
     "Runtime.ExitError",
 ]

@@ -100,16 +100,14 @@ def call_errors() -> tuple[type[Exception], ...]:
 
 def may_pass(error: Exception) -> bool:
     """Whether an error of a call is one that a repeated call may not meet."""
+    from http.client import HTTPException
+
     from .invoking import InvokeError
 
     if isinstance(error, InvokeError):
         return error.status == 429 or error.status >= 500
-    if type(error).__module__.startswith("botocore"):  # many of which are `OSError`s, too
-        return _may_pass_by_boto3(error)
-    return not isinstance(error, TimeoutError)
-
-
-def _may_pass_by_boto3(error: Exception) -> bool:
+    if isinstance(error, (OSError, HTTPException)):
+        return not isinstance(error, TimeoutError)
     from botocore.exceptions import (
         ClientError,
         ConnectionClosedError,

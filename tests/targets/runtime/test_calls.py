@@ -8,7 +8,6 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.client import IncompleteRead, RemoteDisconnected
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from botocore.exceptions import (
 )
 
 calls = importlib.import_module("slicewise.targets.lambda.runtime.calls")
-invoking = importlib.import_module("slicewise.targets.lambda.runtime.invoking")
 deadline = importlib.import_module("slicewise.targets.lambda.runtime.deadline")
 repeat = importlib.import_module("slicewise.targets.lambda.runtime.repeat")
 
@@ -82,11 +80,6 @@ PASSING = [
     EndpointConnectionError(endpoint_url="http://x"),
     ConnectionClosedError(endpoint_url="http://x"),
     IncompleteReadError(actual_bytes=1, expected_bytes=2),
-    invoking.InvokeError("f-a", 429, "TooManyRequestsException", "slow down"),
-    invoking.InvokeError("f-a", 502, "", ""),
-    ConnectionRefusedError(),
-    RemoteDisconnected(),
-    IncompleteRead(b""),
     "Runtime.ExitError",
 ]
 
@@ -105,8 +98,6 @@ LASTING = [
     client_error(404, "ResourceNotFoundException"),
     client_error(413, "RequestTooLargeException"),
     ReadTimeoutError(endpoint_url="http://x"),
-    invoking.InvokeError("f-a", 403, "AccessDeniedException", "no"),
-    TimeoutError(),
     "Runtime.OutOfMemory",
     "Sandbox.Timedout",
     {"error": {"type": "WireError", "message": "no"}},
@@ -227,3 +218,11 @@ def test_waits_grow_up_to_a_limit() -> None:
     longest = [max(repeat.backoff_s(attempt) for _ in range(200)) for attempt in (1, 3, 20)]
 
     assert longest[0] <= 0.1 < longest[1] <= 0.4 < longest[2] <= repeat.LONGEST_WAIT_S
+
+
+def test_the_client_outlasts_every_slice() -> None:
+    """Otherwise it would give up a call that goes on."""
+    config: Any = calls.invoke_config(60, 10)
+
+    assert config.read_timeout > 60 + calls.INIT_S
+    assert config.retries["total_max_attempts"] == 1

@@ -111,9 +111,7 @@ def test_https_trusts_what_boto3_trusts() -> None:
 
 
 def test_a_refusal_is_an_error_that_may_pass(arrived: list[Any]) -> None:
-    with pytest.raises(
-        invoking.InvokeError, match=r"busy was not called: 429 .*: slow down"
-    ) as refusal:
+    with pytest.raises(invoking.InvokeError, match=r"busy was not called: 429 .*: slow down") as refusal:
         invoking.functions_client(5).invoke(FunctionName="busy", Payload=b"{}")
 
     assert refusal.value.code == "TooManyRequestsException"
@@ -150,11 +148,6 @@ def test_no_connection_may_pass_and_no_answer_may_not(monkeypatch: pytest.Monkey
 
     assert not repeat.may_pass(late.value)
     assert repeat.may_pass(nobody.value)
-
-
-def test_the_client_outlasts_every_function(arrived: list[Any]) -> None:
-    """Otherwise it would give up a call that goes on."""
-    assert invoking.functions_client(60)._read_s > 60 + invoking.INIT_S
 
 
 def test_a_restored_snapshot_has_its_credentials_by_boto3(monkeypatch: pytest.MonkeyPatch) -> None:

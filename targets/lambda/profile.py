@@ -188,7 +188,6 @@ class ColdPart(_Part):
     import_ms: NonNegativeFloat
     boto3_ms: NonNegativeFloat
     client_ms: NonNegativeFloat
-    coordinator_ms: NonNegativeFloat
     early_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
     image_fetch_ns: NonNegativeFloat

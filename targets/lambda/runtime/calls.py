@@ -6,15 +6,18 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .deadline import with_remaining
-from .invoking import InvokeError
 from .messages import lift
-from .repeat import Budget, Passing, call_errors, may_pass, repeated
+from .repeat import Budget, Passing, may_pass, repeated
 from .store import object_key, objects_of
 from .wire import check_record
 
+if TYPE_CHECKING:
+    from botocore.config import Config
+
+INIT_S = 10.0  # a cold start comes before the function's own timeout
 THREADS = 64
 CRASHED = "Runtime.ExitError"
 
@@ -70,6 +73,8 @@ class Caller:
 
     def _once(self, part: Mapping[str, Any], message: bytes, deadline: float) -> bytes:
         """The reply to one call. Raises `Passing` or `SliceError`."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
         name = part["name"]
         left = deadline - time.monotonic()
         if left <= 0:
@@ -80,7 +85,7 @@ class Caller:
         except TimeoutError:
             sent.cancel()
             raise self._too_late(name, "has not answered") from None
-        except call_errors() as error:
+        except (ClientError, BotoCoreError) as error:
             text = f"slice {name} was not called: {error}"
             refused = SliceError(name, _kind(error), text)
             if may_pass(error):
@@ -122,9 +127,7 @@ class Caller:
 
 
 def _kind(error: Exception) -> str:
-    """AWS's name of an error, or Python's."""
-    if isinstance(error, InvokeError):
-        return error.code or type(error).__name__
+    """AWS's name of an error, or botocore's."""
     told = getattr(error, "response", None) or {}  # botocore's own have None
     return str(told.get("Error", {}).get("Code") or type(error).__name__)
 
@@ -137,3 +140,18 @@ def _crash(name: str, raw: bytes) -> SliceError:
     except (ValueError, KeyError, TypeError):
         kind, text = "FunctionError", "no message"
     return SliceError(name, kind, f"slice {name} failed: {text}")
+
+
+def invoke_config(timeout_s: float, connections: int) -> Config:
+    """Settings of the client for functions that may run for so long."""
+    from botocore.config import Config
+
+    return Config(
+        # `repeated` decides: it knows the request's deadline and budget.
+        retries={"mode": "standard", "total_max_attempts": 1},
+        # Longer than any call, so that none is given up, and made again, that still runs.
+        read_timeout=timeout_s + INIT_S + 5,
+        connect_timeout=5,
+        tcp_keepalive=True,
+        max_pool_connections=connections,
+    )

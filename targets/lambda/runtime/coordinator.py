@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .calls import Caller
+from .calls import Caller, invoke_config
 from .deadline import deadline_in, remaining_s
 from .driving import error_reply, every_object, fit
 from .functions import functions_of
@@ -37,15 +37,20 @@ Doubled = dict[Future[Any], set[Object]]  # calls that another one was quicker t
 _LOG = logging.getLogger(__name__)
 
 
-def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> Handler:
-    """The Lambda handler of the coordinator. `functions` calls the slices, `warm_up` has what early.py
-    has begun; `manifest` is the JSON that the bundle put beside it: plan id, inputs, outputs, dims,
-    transport rule and choices, the slices with stage, function and tensors, the seconds that a request
-    may take, and whether the first one warms all slices up. It returns JSON as bytes, as the slices do.
+def coordinator_handler(*, manifest: Path, warm_up: WarmUp) -> Handler:
+    """The Lambda handler of the coordinator. `warm_up` has what early.py has begun; `manifest` is the
+    JSON that the bundle put beside it: plan id, inputs, outputs, dims, transport rule and choices, the
+    slices with stage, function and tensors, the seconds that a slice and a request may take, and whether
+    the first request warms all slices up. It returns JSON as bytes, as the slices do.
     """
     start = Start()
     plan = json.loads(manifest.read_text())
     function_of = functions_of(plan)
+    timeout = plan["timeout_s"]
+
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
     dims = {dim["name"]: dim for dim in plan["dims"]}
     choices = plan["choices"]
@@ -55,9 +60,14 @@ def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> H
     parts = [part for stage in plan["stages"] for part in stage]
     most = plan["max_parallel"]
     hedge = Hedge(plan["hedge"], most) if plan["hedge"] is not None else None
+    calls_at_once = most if hedge is None else 4 * most
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
+    functions = boto3.client(
+        "lambda", config=invoke_config(timeout, max(10, calls_at_once, len(parts)))
+    )
     pool = ThreadPoolExecutor(most)
-    warm_later = partial(WarmUp, partial(start_slice, functions, function_of, plan["id"]), later)
+    invoke = partial(_invoke_raw, functions)
+    warm_later = partial(WarmUp, partial(start_slice, invoke, function_of, plan["id"]), later)
     if plan["warm_up"] and not start.is_for_a_request:
         warm_up = warm_later()
     replied = [spec["tensor"] for spec in plan["outputs"]]
@@ -83,7 +93,7 @@ def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> H
             store.delete(left)
             for deleted in deleting:
                 deleted.result()
-        except StoreError as error:
+        except (ClientError, BotoCoreError, StoreError) as error:
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
 
     start.mark("clients_ms")
@@ -162,3 +172,8 @@ def coordinator_handler(*, manifest: Path, functions: Any, warm_up: WarmUp) -> H
 
 def _clean_up(clean: Callable[[set[Object]], None], places: set[Object], _: Future[Any]) -> None:
     clean(places)
+
+
+def _invoke_raw(functions: Any, function: str, payload: bytes) -> bytes:
+    reply: bytes = functions.invoke(FunctionName=function, Payload=payload)["Payload"].read()
+    return reply

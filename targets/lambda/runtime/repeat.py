@@ -18,7 +18,6 @@ those who were throttled together do not come back together: https://aws.amazon.
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,30 +83,8 @@ def backoff_s(attempt: int) -> float:
     return random.uniform(0, longest)
 
 
-def call_errors() -> tuple[type[Exception], ...]:
-    """What a call of a function raises, by the standard library or by boto3."""
-    from http.client import HTTPException
-
-    from .invoking import InvokeError
-
-    found: tuple[type[Exception], ...] = (OSError, HTTPException, InvokeError)
-    if "botocore" in sys.modules:  # else it has not been used
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        found = (*found, BotoCoreError, ClientError)
-    return found
-
-
 def may_pass(error: Exception) -> bool:
-    """Whether an error of a call is one that a repeated call may not meet."""
-    from http.client import HTTPException
-
-    from .invoking import InvokeError
-
-    if isinstance(error, InvokeError):
-        return error.status == 429 or error.status >= 500
-    if isinstance(error, (OSError, HTTPException)):
-        return not isinstance(error, TimeoutError)
+    """Whether an error of boto3 is one that a repeated call may not meet."""
     from botocore.exceptions import (
         ClientError,
         ConnectionClosedError,

@@ -161,7 +161,7 @@ class Store:
 
     def delete(self, places: Iterable[Object]) -> None:
         """Delete objects; deleting what is not there is no error. Raises `StoreError` for those that
-        S3 would not delete, or could not be asked to.
+        S3 would not delete.
         """
         keys: dict[str, list[str]] = {}
         for transport, key in places:
@@ -169,23 +169,14 @@ class Store:
         for transport, of_bucket in keys.items():
             for start in range(0, len(of_bucket), 1000):
                 objects = [{"Key": key} for key in of_bucket[start : start + 1000]]
-                answer = self._delete(self.bucket(transport), objects)
+                answer = self.client.delete_objects(
+                    Bucket=self.bucket(transport), Delete={"Objects": objects, "Quiet": True}
+                )
                 for error in answer.get("Errors", ()):  # S3 answers 200 to these, too
                     raise StoreError(
                         f"{error.get('Key')} cannot be deleted: {error.get('Code')}: "
                         f"{error.get('Message')}"
                     )
-
-    def _delete(self, bucket: str, objects: list[dict[str, str]]) -> dict[str, Any]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            answer: dict[str, Any] = self.client.delete_objects(
-                Bucket=bucket, Delete={"Objects": objects, "Quiet": True}
-            )
-            return answer
-        except (ClientError, BotoCoreError) as error:
-            raise StoreError(f"{objects[0]['Key']} cannot be deleted: {error}") from error
 
     def _put(self, bucket: str, key: str, raw: bytes | memoryview) -> str:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -69,14 +69,12 @@ class WarmUp:
 
 
 def start_slice(
-    functions: Any, function_of: Mapping[str, str], plan: str, name: str
+    invoke: Callable[[str, bytes], bytes], function_of: Mapping[str, str], plan: str, name: str
 ) -> dict[str, Any]:
     """Have a slice started that is not; what its trace says of that. Raises `RuntimeError`, or what
-    the client `functions` raises.
+    `invoke` raises.
     """
-    message = json.dumps({"warm": plan}).encode()
-    answer = functions.invoke(FunctionName=function_of[name], Payload=message)
-    body = json.loads(answer["Payload"].read())
+    body = json.loads(invoke(function_of[name], json.dumps({"warm": plan}).encode()))
     if "trace" not in body:
         raise RuntimeError(str(body)[:500])
     told: dict[str, Any] = body["trace"]

@@ -107,7 +107,6 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Functions:
     import boto3
 
     made = Functions()
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)  # so boto3 it is
     monkeypatch.setattr(boto3, "client", lambda *_, **__: made)
     monkeypatch.setenv("SLICEWISE_BUCKET", "b")
     manifest = tmp_path / "manifest.json"

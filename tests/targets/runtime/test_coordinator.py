@@ -92,9 +92,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         manifest.write_text(json.dumps(plan))
         monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
         monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
-        _, warm_up = early.start_slices(manifest)
         handler = coordinator.coordinator_handler(
-            manifest=manifest, functions=fakes, warm_up=warm_up
+            manifest=manifest, warm_up=early.start_slices(manifest)
         )
         raw = handler(
             {"request_id": ID, "inputs": {"x": X}, **event},
@@ -263,7 +262,7 @@ def test_a_repeated_request_gets_the_first_reply(
     first = run(fakes)
     manifest = tmp_path / "manifest.json"
     handler = coordinator.coordinator_handler(
-        manifest=manifest, functions=fakes, warm_up=early.start_slices(manifest)[1]
+        manifest=manifest, warm_up=early.start_slices(manifest)
     )
     context = SimpleNamespace(aws_request_id="aws-0001")
     request = {"request_id": ID, "inputs": {"x": X}}

@@ -304,12 +304,13 @@ def _as_if_over_tls(bucket: Any, action: str, resource: str) -> Any:
 
 
 def _extend_moto(patch: pytest.MonkeyPatch) -> None:
-    """What moto 5.2 lacks: it has versions of state machines but neither lists nor deletes them, makes
-    no directory buckets outside us-east-1, and no sessions of them; it asks its own ECR for images only
-    when told to.
+    """What moto 5.2 lacks: it has versions of state machines but neither lists, deletes nor starts them,
+    makes no directory buckets outside us-east-1, and no sessions of them; it asks its own ECR for images
+    only when told to.
     """
     from moto.core.responses import ActionResult, EmptyResult
     from moto.s3.responses import S3Response
+    from moto.stepfunctions.models import StepFunctionBackend
     from moto.stepfunctions.responses import StepFunctionResponse
 
     def list_versions(self: Any) -> Any:
@@ -330,6 +331,12 @@ def _extend_moto(patch: pytest.MonkeyPatch) -> None:
         del found.versions[int(number)]
         return EmptyResult()
 
+    start = StepFunctionBackend.start_execution
+
+    def start_qualified(self: Any, arn: str, *more: Any) -> Any:
+        machine = ":".join(arn.split(":")[:7])  # without version or alias
+        return start(self, machine, *more)
+
     located = S3Response._get_location_constraint
 
     def constraint(self: Any) -> Any:
@@ -340,6 +347,7 @@ def _extend_moto(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         StepFunctionResponse, "delete_state_machine_version", delete_version, raising=False
     )
+    patch.setattr(StepFunctionBackend, "start_execution", start_qualified)
     patch.setattr(S3Response, "_get_location_constraint", constraint)
     patch.setenv("AWS_S3_DISABLE_EXPRESS_SESSION_AUTH", "true")
     patch.setenv("MOTO_LAMBDA_STUB_ECR", "false")

@@ -15,9 +15,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from cloud import Cloud
+from cloud import REGION, Cloud
 
 endpoint = importlib.import_module("slicewise.targets.lambda.endpoint")
+HERE = importlib.import_module("slicewise.targets.lambda.local.identity").REGION
 functions = importlib.import_module("slicewise.targets.lambda.functions")
 
 
@@ -46,7 +47,8 @@ class DataPlane:
             client = self._platform(name, number).client("stepfunctions")
             made = client.create_state_machine(
                 name=f"version-{version.rpartition(':')[2]}",
-                definition=definition,
+                # The platform is in a region of its own.
+                definition=definition.replace(f":lambda:{REGION}:", f":lambda:{HERE}:"),
                 roleArn="arn:aws:iam::123456789012:role/states",
             )
             self._machines[version] = client, made["stateMachineArn"]

@@ -53,7 +53,8 @@ def test_callers_of_a_chain_call_its_first_slice(aws: Cloud, chained: slicewise.
     (called,) = statements(aws, "chain-slice0-eu-west-1")["Slices"]["Resource"]
     assert called.endswith(":function:chain-slice1:*")
     assert "Slices" not in statements(aws, "chain-slice1-eu-west-1")
-    assert deployments.connect("chain", clients=aws.clients).versions == deployment.versions
+    by_name: Any = deployments.connect("chain", clients=aws.clients)
+    assert by_name.versions == deployment.versions
 
 
 def test_a_chain_is_updated_as_one_and_known_by_its_name(
@@ -153,7 +154,7 @@ def test_an_update_publishes_a_version_of_the_state_machine_and_old_ones_go(
     assert aws.serving("chain") != first
     # The one before comes back: its versions are there, so that only aliases move.
     aws.calls.clear()
-    old = deployments.preview(tmp_path / "2", clients=aws.clients, keep=2)
+    old: Any = deployments.preview(tmp_path / "2", clients=aws.clients, keep=2)
     deploy(aws, slicewise.load(tmp_path / "2"), keep=2)
     assert set(aws.calls.changing) == {"UpdateStateMachineAlias", "UpdateAlias"}
     assert {change.action for change in old.made} == {"move"}

@@ -122,12 +122,13 @@ def _compute(directory: Path, examples: list[Inputs], pipe: Any) -> None:
 
     request(examples[0])
     pipe.send(True)
-    while True:
-        seconds, count, started = pipe.recv(), 0, time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            request(examples[count % len(examples)])
-            count += 1
-        pipe.send(count / (time.perf_counter() - started))
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while True:
+            seconds, count, started = pipe.recv(), 0, time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                request(examples[count % len(examples)])
+                count += 1
+            pipe.send(count / (time.perf_counter() - started))
 
 
 def load(

@@ -33,7 +33,8 @@ DEADLINE_S = 30.0
 GRACE_S = 0.5  # the thread that waits must get its turn on a machine that is full
 TOLERANCE = 1e-4
 FEW, MANY = 2, 96  # rows: all tensors inline; the wide one and the answer by S3
-THEIRS = ("s3", "kill in fetch", "kill in send")  # faults that only requests with objects meet
+# Faults that only requests with objects meet; and only with them an instance needs more memory.
+THEIRS = ("s3", "kill in fetch", "kill in send", "out of memory")
 
 
 class Wide(nn.Module):

@@ -109,7 +109,9 @@ def rows(name: str) -> list[tuple[str, str, int, float, float, float]]:
     found = []
     for part in plan.slices:
         served = max(r.max_memory_mb for r in reports if r.function.endswith(f"-{part.name}"))
-        estimate = target.estimate_memory(compiled.graph, part, plan.transport_rule) / MB
+        estimate = (
+            target.estimate_memory(compiled.graph, part, plan.edges, plan.transport_rule) / MB
+        )
         planned = part.peak_memory_bytes / MB
         found.append((name, part.name, part.memory_mb, estimate, planned, served))
     return found

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from slicewise.cost import CostModel
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
-from slicewise.plan import Plan, TransportRule
+from slicewise.plan import Edge, Plan, TransportRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,8 +276,12 @@ class Target(Protocol):
         """
         ...
 
-    def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
-        """Bytes that the slice's function will be measured to take, as far as can be predicted."""
+    def estimate_memory(
+        self, graph: OpGraph, part: SliceOps, edges: Sequence[Edge], rule: TransportRule
+    ) -> int:
+        """Bytes that the slice's function will be measured to take, as far as can be predicted; `edges`
+        are the plan's.
+        """
         ...
 
     @property

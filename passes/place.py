@@ -53,7 +53,8 @@ def place(
             ops=part.ops,
             weight_bytes=part.weight_bytes,
             peak_memory_bytes=max(
-                target.estimate_memory(graph, part, rule), packed[part.name].memory_bytes
+                target.estimate_memory(graph, part, edges, rule),
+                packed[part.name].memory_bytes,
             ),
             memory_mb=settings.memory_mb[part.name],
             package_bytes=packed[part.name].package_bytes,

@@ -2,7 +2,7 @@
 
 The figure is the one that the local platform measures: what the kernel cannot take back. A function
 loads, receives, computes and sends, and what the computation took stays with ONNX Runtime, but what
-was received is let go before anything is sent:
+was received is let go before anything is sent, but for some MB that the C library keeps:
 
     runtime + S3 client + copied weights + max(loading, receiving, computing, sending)
 
@@ -15,18 +15,20 @@ compares the estimate with what is served.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import contextlib
+from collections.abc import Container, Iterable, Sequence
 
-from slicewise.crossover import choices
-from slicewise.graph import OpGraph
-from slicewise.plan import TransportRule
+from slicewise.graph import INPUT, OUTPUT, OpGraph
+from slicewise.plan import Edge, TransportRule
 from slicewise.target import SliceOps
 
-from .costs import cost_model
 from .profile import MB, Profile
+from .runtime.rule import Rule, choose
 
 
-def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRule) -> int:
+def estimate(
+    graph: OpGraph, part: SliceOps, edges: Sequence[Edge], profile: Profile, rule: TransportRule
+) -> int:
     """Bytes that the function of `part` takes for the largest request, on one thread."""
     known = profile.estimate
     copying = graph.weights_of(op for op in part.ops if graph.op[op].copies_weights)
@@ -39,17 +41,16 @@ def estimate(graph: OpGraph, part: SliceOps, profile: Profile, rule: TransportRu
     twice = sum(graph.weight[name].memory_bytes for name in {*transposing}.intersection(reading))
     loading = max(twice, _in_turn(graph, part) - weights)
 
-    most = _most_inline(profile, rule)
-    received_inline, received_s3 = _by_transport(graph, part.inputs, graph.inputs, most)
-    sent_inline, sent_s3 = _by_transport(graph, part.outputs, graph.outputs, most)
+    inline = _inline(graph, edges, rule)
+    received_inline, received_s3 = _by_transport(graph, part.inputs, inline)
+    sent_inline, sent_s3 = _by_transport(graph, part.outputs, inline)
     received = received_inline + received_s3
     receiving = (
         known.receive_payload_factor * received_inline + known.receive_s3_factor * received_s3
     )
     activations = graph.peak_activation_bytes(part.ops)
-    computing = activations + min(
-        known.arena_gap_factor * (activations - received), known.arena_gap_mb * MB
-    )
+    computing = activations + min(receiving, known.kept_mb * MB)
+    computing += min(known.arena_gap_factor * (activations - received), known.arena_gap_mb * MB)
     sending = computing - received
     sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3
     client = known.s3_client_mb * MB if received_s3 + sent_s3 else 0
@@ -78,28 +79,27 @@ def _in_turn(graph: OpGraph, part: SliceOps) -> int:
     return peak
 
 
-def _most_inline(profile: Profile, rule: TransportRule) -> tuple[float, float]:
-    """The largest tensor, bytes, that goes within a message: of the caller's, and between slices."""
-    if "payload" not in rule.transports:
-        return 0.0, 0.0
-    room = rule.payload_bytes * 3 / 4
-    if set(rule.transports) == {"payload"}:
-        return room, room
-    model = cost_model(profile, rule.payload_bytes)
-    full = model.mb_per_vcpu
-    found = dict(choices(model, rule.transports, full, (full,))).get("payload", 0)
-    return room, room if found is None else float(found)
+def _inline(graph: OpGraph, edges: Sequence[Edge], rule: TransportRule) -> set[str]:
+    """The tensors that go within messages when they are largest, as the functions then decide."""
+    deciding = Rule(rule.transports, rule.payload_bytes)
+    messages: dict[str, dict[str, Edge]] = {}
+    for edge in edges:
+        messages.setdefault(edge.producer, {})[edge.tensor] = edge
+    found: set[str] = set()
+    for producer, sent in messages.items():
+        sizes = {name: graph.tensor[name].max_bytes for name in sent}
+        choices = {name: edge.choices for name, edge in sent.items()}
+        callers = {
+            name for name, edge in sent.items() if producer == INPUT or edge.consumer == OUTPUT
+        }
+        with contextlib.suppress(ValueError):  # requests that large will be refused
+            chosen = choose(sizes, choices, deciding, callers)
+            found.update(name for name, way in chosen.items() if way == "payload")
+    return found
 
 
-def _by_transport(
-    graph: OpGraph, names: Iterable[str], outside: Container[str], most: tuple[float, float]
-) -> tuple[int, int]:
-    """Bytes within messages and bytes by S3; tensors of the caller are `outside`."""
-    inline = s3 = 0
-    for name in names:
-        size = graph.tensor[name].max_bytes
-        if size <= most[0 if name in outside else 1]:
-            inline += size
-        else:
-            s3 += size
-    return inline, s3
+def _by_transport(graph: OpGraph, names: Iterable[str], inline: Container[str]) -> tuple[int, int]:
+    """Bytes within messages and bytes by S3."""
+    sizes = {name: graph.tensor[name].max_bytes for name in names}
+    within = sum(size for name, size in sizes.items() if name in inline)
+    return within, sum(sizes.values()) - within

@@ -98,6 +98,7 @@ class EstimatePart(_Part):
     weight_factor: PositiveFloat
     arena_gap_factor: PositiveFloat
     arena_gap_mb: PositiveFloat
+    kept_mb: PositiveFloat
     receive_payload_factor: PositiveFloat
     receive_s3_factor: PositiveFloat
     send_payload_factor: PositiveFloat

@@ -11,7 +11,7 @@ from slicewise.cost import CostModel
 from slicewise.crossover import choices, line, pinned
 from slicewise.errors import InfeasibleError, LimitsError
 from slicewise.limits import Limits, Overheads
-from slicewise.plan import Plan, TransportRule
+from slicewise.plan import Edge, Plan, TransportRule
 from slicewise.target import Chosen, Packed, Sent
 
 from .costs import cost_model
@@ -195,11 +195,13 @@ class LambdaTarget:
             for sent in message
         }
 
-    def estimate_memory(self, graph: OpGraph, part: SliceOps, rule: TransportRule) -> int:
+    def estimate_memory(
+        self, graph: OpGraph, part: SliceOps, edges: Sequence[Edge], rule: TransportRule
+    ) -> int:
         """See `estimate.estimate`."""
         from .estimate import estimate
 
-        return estimate(graph, part, self.profile, rule)
+        return estimate(graph, part, edges, self.profile, rule)
 
     @property
     def caller_memory_mb(self) -> int:

@@ -113,7 +113,9 @@ def test_the_estimate_is_close_and_not_below(
 
     target: Any = targets.load("lambda")
     for part in compiled.plan.slices:
-        estimate = target.estimate_memory(compiled.graph, part, compiled.plan.transport_rule)
+        estimate = target.estimate_memory(
+            compiled.graph, part, compiled.plan.edges, compiled.plan.transport_rule
+        )
         measured = part.peak_memory_bytes
         assert measured != estimate, "nothing was measured"
         assert LOWEST <= estimate / measured <= HIGHEST, (part.name, estimate, measured)

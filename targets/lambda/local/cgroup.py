@@ -22,6 +22,7 @@ Kind = Literal["cgroup v1", "cgroup v2", "process limits"]
 PERIOD_US = 20_000
 MIN_QUOTA_US = 1_000  # the kernel's own minimum
 MB_PER_VCPU = 1769
+MOST_KERNEL_BYTES = 64 * 2**20  # of page tables and stacks that an instance is charged for
 INIT_VCPUS = 2.0  # Lambda does not throttle the init phase to the function's share
 MIB = 1024 * 1024
 
@@ -66,6 +67,9 @@ class Confinement(Protocol):
 
     def memory(self) -> Memory | None:
         """Of all its processes, now; None when the kernel does not tell."""
+
+    def tighten(self, held: int) -> None:
+        """Lower the memory limit to these bytes, which it holds: what it needs next is too much."""
 
     def oom_killed(self) -> bool:
         """Whether the kernel has killed a process of it for its memory."""
@@ -176,6 +180,13 @@ class V1Confinement:
         """`rss` is anonymous memory, `cache` is files and `shmem`."""
         return charged(self._memory, "memory.max_usage_in_bytes", ("rss", "shmem"), "cache")
 
+    def tighten(self, held: int) -> None:
+        """The kernel refuses a limit below what is charged, which has its own pages, too."""
+        for limit in range(held, held + MOST_KERNEL_BYTES, MIB):
+            with contextlib.suppress(OSError):
+                write(self._memory / "memory.limit_in_bytes", str(limit))
+                return
+
     def oom_killed(self) -> bool:
         """The counter `oom_kill` of memory.oom_control."""
         return bool(counters(self._memory / "memory.oom_control").get("oom_kill"))
@@ -240,6 +251,10 @@ class V2Confinement:
         """`file` holds `shmem` too; memory.peak exists since Linux 5.19."""
         return charged(self._directory, "memory.peak", ("anon", "shmem"), "file")
 
+    def tighten(self, held: int) -> None:
+        """The kernel kills at once when more is charged."""
+        write(self._directory / "memory.max", str(held))
+
     def oom_killed(self) -> bool:
         """The counter `oom_kill` of memory.events."""
         return bool(counters(self._directory / "memory.events").get("oom_kill"))
@@ -287,6 +302,10 @@ class ProcessConfinement:
     def memory(self) -> Memory | None:
         """Not known here; the meter reads the process itself."""
         return None
+
+    def tighten(self, held: int) -> None:
+        """The watchdog's limit."""
+        self.watchdog_bytes = held
 
     def oom_killed(self) -> bool:
         """The platform itself knows what it killed."""

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from slicewise.errors import TargetError
 
@@ -340,9 +339,8 @@ class Dispatcher:
 
 
 def strike_later(instance: Instance, fault: Fault) -> None:
-    """Kill the instance when the fault's delay is over, whatever it does then."""
-    kill = partial(instance.strike, for_memory=fault.kind == "out of memory")
-    timer = threading.Timer(fault.seconds, kill)
+    """Strike the instance when the fault's delay is over, whatever it does then."""
+    timer = threading.Timer(fault.seconds, instance.strike, (fault.kind,))
     timer.daemon = True
     timer.start()
 

@@ -156,12 +156,14 @@ class Instance:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
-    def strike(self, *, for_memory: bool) -> None:
-        """Kill the process, as an injected fault does, or as its memory limit would."""
+    def strike(self, kind: str) -> None:
+        """An injected fault: no memory beyond what it holds now, or a SIGKILL."""
         with self._sampling, contextlib.suppress(OSError):
             if self._process and not self._closed:
-                self.killed_for_memory = for_memory
-                signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
+                if kind == "out of memory":
+                    self._confinement.tighten(self.meter.sample())
+                else:
+                    signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)
 
     @property
     def out_of_memory(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import mmap
 import os
@@ -17,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from .deadline import check_deadline, deadline_of
+from .malloc import LOADING_BYTES, SERVING_BYTES, give_back
 from .messages import join
 from .observe import Phases, TimedStore, peak_mb, told, ways
 from .preoptimised import model_file
@@ -29,7 +28,6 @@ from .transport import receive, send
 from .weights import in_memory, read_spec
 from .wire import WireError, check_planned, check_record, content_bytes
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
 Handler = Callable[[Any, Any], bytes]
 
 
@@ -57,7 +55,7 @@ def open_session(
     One thread per full vCPU (Lambda gives memory / 1769 of one) and no spinning: two spinning threads
     on a fraction of a core take 1.8 times as long as one.
     """
-    _give_back_at_once()
+    give_back(LOADING_BYTES)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, memory_mb // 1769)
     options.inter_op_num_threads = 1
@@ -74,21 +72,13 @@ def open_session(
         options.add_external_initializers_from_files_in_memory(
             list(weights), list(weights.values()), [len(each) for each in weights.values()]
         )
-    return onnxruntime.InferenceSession(
+    session = onnxruntime.InferenceSession(
         model if isinstance(model, bytes) else os.fspath(model),
         options,
         providers=["CPUExecutionProvider"],
     )
-
-
-def _give_back_at_once() -> None:
-    """Let the C library return every large block to the kernel when it is freed.
-
-    By default it raises its threshold up to 32 MB while a model loads, and then keeps copies of weights
-    that nobody uses: 35 or 62 MB of a VGG-16's convolutions, by chance.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+    give_back(SERVING_BYTES)
+    return session
 
 
 def run_session(

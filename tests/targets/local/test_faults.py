@@ -22,6 +22,8 @@ import datetime, os, tempfile, time
 def handler(event, context):
     if "sleep" in event:
         time.sleep(event["sleep"])
+    if "allocate" in event:
+        bytearray(event["allocate"])
     if event.get("do") == "clock":
         now = datetime.datetime.now(datetime.timezone.utc).timestamp()
         return [time.time(), now, context.get_remaining_time_in_millis()]
@@ -98,7 +100,6 @@ def test_a_call_fails_and_the_next_does_not(
     [
         ("kill in init", "Runtime.ExitError"),
         ("kill in compute", "Runtime.ExitError"),
-        ("out of memory", "Runtime.OutOfMemory"),
         ("timeout", "Sandbox.Timedout"),
     ],
 )
@@ -109,6 +110,17 @@ def test_an_instance_ends_as_lambda_would_say(
 
     assert call(sleep=1)["errorType"] == error
     assert isinstance(call(), int)
+
+
+def test_no_instance_gets_memory_beyond_what_it_holds(
+    platform: Any, call: Callable[..., Any]
+) -> None:
+    assert isinstance(call(allocate=50_000_000), int)  # so much would fit
+    platform.faults.arm(Fault(kind="out of memory", times=1))
+
+    assert isinstance(call(sleep=0.2), int)  # it holds what it needs
+    assert call(allocate=50_000_000)["errorType"] == "Runtime.OutOfMemory"
+    assert isinstance(call(allocate=50_000_000), int)
 
 
 @pytest.mark.parametrize(("kind", "event"), [("fetch", {"get": "k"}), ("send", {"put": "k"})])

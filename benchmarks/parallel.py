@@ -220,8 +220,9 @@ def rows_of(name: str, options: argparse.Namespace) -> dict[str, Row]:
     work = prepared(model, inputs, 1.0)
     overheads = work.target.overheads(work.rule)
     alone = replace(work, limits=replace(work.limits, max_slices=1))
-    (whole,) = plan_of(alone, "bytes", *cut(alone, "bytes", None, overheads)).slices
-    memory_mb = max(whole.memory_mb, -(-whole.peak_memory_bytes // 2**20))
+    partition, settings = cut(alone, "bytes", None, overheads)
+    (part,), (whole,) = partition.slices, plan_of(alone, "bytes", partition, settings).slices
+    memory_mb = -(-max(part.memory_bytes, whole.peak_memory_bytes) // 2**20)
     scale = min(1.0, options.cores * VCPU_MB / (options.at_once * memory_mb + VCPU_MB))
     work = prepared(model, inputs, scale)
     print(f"{name}: {memory_mb} MB each, CPU scaled by {scale:.3f}, op times {work.times.source}")

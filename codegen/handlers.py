@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -61,6 +61,7 @@ def _manifest(plan: Plan, plan_id: str) -> dict[str, Any]:
             {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
             for spec in plan.inputs
         ],
+        "input_cuts": [asdict(cut) for cut in plan.input_cuts],
         "outputs": [
             {
                 "name": spec.name,

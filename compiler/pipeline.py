@@ -19,7 +19,7 @@ from slicewise.errors import (
 from slicewise.goal import Goal
 from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
-from slicewise.plan import ModelInfo, Plan, TransportRule
+from slicewise.plan import InputCut, ModelInfo, Plan, TransportRule
 from slicewise.predict import predict
 from slicewise.progress import Steps
 from slicewise.target import Target
@@ -62,6 +62,7 @@ class Work:
     time_limit_s: float
     orchestration: str
     measure_times: bool = True
+    input_cuts: tuple[InputCut, ...] = ()
 
 
 def prepare(
@@ -316,6 +317,7 @@ def plan_of(
         inputs=signature.inputs,
         outputs=signature.outputs,
         dims=signature.dims,
+        input_cuts=work.input_cuts,
         input_structure=signature.input_structure,
         output_structure=signature.output_structure,
         prediction=prediction,

@@ -106,6 +106,19 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputCut:
+    """A part of the request's tensor `source`, the indices `start` to `end` along `dim`, that edges know
+    as `tensor`. Who gets the request cuts it out.
+    """
+
+    tensor: str
+    source: str
+    dim: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransportRule:
     """What holds for every message: the transports allowed, and the bytes of JSON that it may have.
 
@@ -204,6 +217,7 @@ class Encryption:
 class Plan:
     """Slices, edges, transports, memory sizes, prediction and certificate of one compiled model.
 
+    `input_cuts` are the parts of the inputs that shards read instead of them;
     `input_structure` and `output_structure` are trees (see `slicewise.structure`) whose leaves name
     the tensors of `inputs` and `outputs`; `dims` are the dynamic dimensions; `splits` tells which ops
     were too large for any slice and what became of them; `coordinator_memory_mb` is the memory of the
@@ -224,6 +238,7 @@ class Plan:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     dims: tuple[Dim, ...] = ()
+    input_cuts: tuple[InputCut, ...] = ()
     input_structure: Any = None
     output_structure: Any = None
     prediction: Prediction = field(default_factory=Prediction)
@@ -287,6 +302,7 @@ class Plan:
                 inputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["inputs"]),
                 outputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["outputs"]),
                 dims=tuple(Dim(**dim) for dim in data["dims"]),
+                input_cuts=tuple(InputCut(**cut) for cut in data.get("input_cuts", ())),
                 input_structure=data["input_structure"],
                 output_structure=data["output_structure"],
                 prediction=_prediction(data["prediction"]),

@@ -13,6 +13,7 @@ from slicewise.graph import OpGraph
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.optime import op_times, with_times
 from slicewise.passes import Partition
+from slicewise.passes.input_cuts import cut_on_arrival
 from slicewise.passes.joint.decide import Choices, certificate
 from slicewise.passes.joint.optimise import Choice
 from slicewise.passes.joint.relayout import Applied, group_records, relayout
@@ -59,7 +60,10 @@ def with_shards(
     arrays = example_arrays(signature.input_structure, captured)
     feeds = {spec.tensor: arrays[spec.name] for spec in signature.inputs}
     times = op_times(converted, graph, feeds, run=given.measure_times)
-    timed = with_times(graph, times)
+    cuts = (name for one in told for name in one.cuts)
+    timed, input_cuts = cut_on_arrival(
+        with_times(graph, times), cuts, found.optimiser.input_transports
+    )
     crossing = on_wire(timed, given.rule)
     base = ground(crossing, given.limits, overheads)
     layout, slots = relayout(given.crossing, base, choice, _applied(told))
@@ -96,6 +100,7 @@ def with_shards(
         "crossing": crossing,
         "signature": signature,
         "times": times,
+        "input_cuts": input_cuts,
     }
     return rewritten, partition, settings
 

@@ -87,6 +87,9 @@ class Runner:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Output tensors by name for input tensors by name. Raises `VerificationError`."""
         held = dict(feeds)
+        for cut in self._plan.input_cuts:
+            indices = (*(slice(None),) * cut.dim, slice(cut.start, cut.end))
+            held[cut.tensor] = np.ascontiguousarray(feeds[cut.source][indices])
         for part in self._plan.slices:
             session = self._sessions[part.name]
             try:

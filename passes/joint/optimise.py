@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from slicewise.cost import CostModel, Moved, entry_time
+from slicewise.cost import CostModel, Moved, Transport, entry_time
 from slicewise.errors import InfeasibleError
 from slicewise.graph import OpGraph
 from slicewise.limits import Limits, Overheads
@@ -131,6 +131,15 @@ class Optimiser:
         if self.exact and undecided:
             free = joint_problem(base, model, transports, free=undecided)
             self.free = self._search(base, free, self._pairs(free, deadline), deadline)
+
+    @property
+    def input_transports(self) -> dict[str, Transport]:
+        """How the request's tensors that slices read travel, by name."""
+        return {
+            self.base.graph.tensors[link.tensor].name: self.model.transports[link.ways[0]]
+            for link in self.problem.links
+            if link.producer < 0 and link.ways
+        }
 
     def _pairs(self, problem: JointProblem, deadline: float) -> Pairs:
         found = lattice(problem.graph, _MOST_PREFIXES, deadline)

@@ -1,8 +1,8 @@
 """Relayout: the slices of a chosen plan, on the graph in which its shards are ops of their own.
 
 Each shard is a slice of the ops that it became. What cuts a tensor for shards belongs to the slice that
-makes the tensor, or for a tensor of the request to the shard itself; what puts results together belongs
-to the step after the shards. All other ops stay where they were chosen to be.
+makes the tensor, or for a tensor of the request (but see input_cuts.py) to the shard itself; what puts
+results together belongs to the step after the shards. All other ops stay where they were chosen to be.
 """
 
 from __future__ import annotations

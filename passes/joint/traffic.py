@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from slicewise.cost import CostModel, Transport
 from slicewise.graph import Tensor
+from slicewise.passes.input_cuts import is_cut_on_arrival
 from slicewise.passes.joint.problem import JointProblem
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.shards import Swept
@@ -150,9 +151,10 @@ class Traffic:
                 if _is_full(transport, len(sizes), sum(sizes)):
                     return None
             for shard, each in enumerate(way.received):
-                if name in each:
-                    size = link.bytes if link.producer < 0 else self._bytes(name, each[name])
-                    flows[shard].append(Flow(size, transport))
+                if name in each and link.producer < 0:
+                    flows[shard] += self._arriving(name, each[name], transport)
+                elif name in each:
+                    flows[shard].append(Flow(self._bytes(name, each[name]), transport))
         return self._with(flows, extra)
 
     def _exchanged(
@@ -167,8 +169,9 @@ class Traffic:
                 continue
             link, transport = self._problem.links[self._link[name]], self._way(name, before)
             if link.producer < 0:
-                for shard in flows:
-                    shard.append(Flow(link.bytes, transport))
+                for shard, each in zip(flows, way.received, strict=True):
+                    if name in each:
+                        shard += self._arriving(name, each[name], transport)
                 continue
             if name in stays:
                 return None
@@ -190,6 +193,13 @@ class Traffic:
                 most[2:] += step[2:]
             extra += most
         return self._with(flows, extra)
+
+    def _arriving(self, name: str, parts: Parts, transport: Transport) -> list[Flow]:
+        """What a shard gets of a request's tensor."""
+        tensor = self._tensor[name]
+        if parts is None or not is_cut_on_arrival(tensor, parts[0].dim, transport):
+            return [Flow(self._bytes(name, None), transport)]
+        return [Flow(self._bytes(name, part), transport) for part in parts]
 
     def _with(self, flows: Sequence[Sequence[Flow]], extra: Array) -> int | None:
         number = self.of(flows, "receive")

@@ -45,11 +45,10 @@ def estimate(
     received_inline, received_s3 = _by_transport(graph, part.inputs, inline)
     sent_inline, sent_s3 = _by_transport(graph, part.outputs, inline)
     received = received_inline + received_s3
-    receiving = (
-        known.receive_payload_factor * received_inline + known.receive_s3_factor * received_s3
-    )
+    within = known.receive_payload_factor * received_inline
+    receiving = within + known.receive_s3_factor * received_s3
     activations = graph.peak_activation_bytes(part.ops)
-    computing = activations + min(receiving, known.kept_mb * MB)
+    computing = activations + min(within, known.kept_mb * MB)
     computing += min(known.arena_gap_factor * (activations - received), known.arena_gap_mb * MB)
     sending = computing - received
     sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3

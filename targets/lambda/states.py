@@ -46,7 +46,8 @@ _RETRY = [
 def definition(plan: Plan, plan_id: str, timeout_s: int) -> dict[str, Any]:
     """The state machine of a plan. Raises `TargetError` when its references exceed the state data."""
     _check_size(plan)
-    where = {spec.name: f"$.begin.tensors['{spec.name}']" for spec in plan.inputs}
+    arriving = [*(spec.name for spec in plan.inputs), *(cut.tensor for cut in plan.input_cuts)]
+    where = {name: f"$.begin.tensors['{name}']" for name in arriving}
     # What begins replaces the caller's input: nothing that a caller sends is taken for a state's result.
     begin = _task(COORDINATOR, {"step": "begin", "input.$": "$"}, timeout_s)
     states: dict[str, Any] = {

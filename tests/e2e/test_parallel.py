@@ -231,6 +231,8 @@ def test_groups_under_every_orchestration(
     made = carried_out(work, found, found.choices[0], overheads)
     assert made is not None
     plan = plan_of(made[0], "latency", *made[1:], warm_up=False)
+    # Shards are sent their parts of an inline input, and fetch one that is an object.
+    assert bool(plan.input_cuts) == (orchestration != "stepfunctions")
     bundle = write(made[0], plan, steps(False)).save(tmp_path / "bundle")
     with bundle.serve() as endpoint, torch.no_grad():
         torch.testing.assert_close(endpoint(x), model(x), rtol=0, atol=1e-5)

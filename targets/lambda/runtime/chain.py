@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .calls import Caller, SliceError, invoke_config
+from .cuts import cut_inputs
 from .deadline import deadline_of, remaining_s
 from .driving import error_reply, every_object, fit
 from .functions import functions_of
@@ -191,6 +192,7 @@ def _entry(
         held = check_request(event, plan["inputs"], dims, request_id)
         left = every_object(plan, request_id, store)
         given = objects_of(held)
+        cut_inputs(held, plan["input_cuts"], store)
         head = {"request_id": request_id, "plan": plan["id"], "functions": functions_of(plan)}
         head["remaining_ms"] = has_s * 1e3
         done = work({**head, "tensors": held}, context)

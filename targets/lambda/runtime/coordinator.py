@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .calls import Caller, invoke_config
+from .cuts import cut_inputs
 from .deadline import deadline_in, remaining_s
 from .driving import error_reply, every_object, fit
 from .functions import functions_of
@@ -117,6 +118,7 @@ def coordinator_handler(*, manifest: Path, warm_up: WarmUp) -> Handler:
             deadline = deadline_in(remaining_s_of(event, has_s))
             held.update(check_request(event, plan["inputs"], dims, request_id))
             left = every_object(plan, request_id, store)
+            cut_inputs(held, plan["input_cuts"], store)
             same_call = key_of(request_id, held)
             if known := replies.get(same_call):
                 clean(left.intersection(objects_of(held)))

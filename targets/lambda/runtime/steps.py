@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .chain import with_begins
+from .cuts import cut_inputs
 from .deadline import UNTIL
 from .driving import every_object, fit
 from .observe import told
@@ -50,6 +51,9 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
     dims = {dim["name"]: dim for dim in plan["dims"]}
     store = Store(seal=read_seal(manifest.parent))
     store.open()
+    parts = [part for stage in plan["stages"] for part in stage]
+    known = {*(spec["name"] for spec in plan["inputs"]), *(c["tensor"] for c in plan["input_cuts"])}
+    read = known.intersection(name for part in parts for name in part["inputs"])
 
     def begin(event: dict[str, Any], context: Any) -> dict[str, Any]:
         given: Any = event.get("input")
@@ -61,6 +65,8 @@ def steps_handler(*, manifest: Path) -> Callable[[Any, Any], Any]:
         except BadRequest as error:
             what = {"type": "BadRequest", "message": str(error), "field": error.field}
             raise _failure({"status": error.status, "request_id": request_id, **what}) from None
+        cut_inputs(held, plan["input_cuts"], store)
+        held = {name: held[name] for name in read}
         fit(held, list(held), request_id, plan["choices"], rule, store)
         until = {UNTIL: None if math.isinf(has_s) else (time.time() + has_s) * 1e3}
         began = {"at": time.time(), "trace": bool(given.get("trace"))}

@@ -28,6 +28,7 @@ PLAN: dict[str, Any] = {
     "dims": [],
     "rule": {"transports": ["payload", "s3"], "payload_bytes": 100_000},
     "warm_up": False,
+    "input_cuts": [],
     "planned_transports": ["payload"],
     "choices": {name: [["payload", 40_000], ["s3", None]] for name in "xpqrs"},
     "stack": "f",

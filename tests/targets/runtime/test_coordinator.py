@@ -34,6 +34,7 @@ PLAN = {
     "warm_up": False,
     "max_parallel": 2,
     "hedge": None,
+    "input_cuts": [],
     "planned_transports": ["payload", "s3"],
     "choices": {name: [["payload", 4000], ["s3", None]] for name in ("x", "middle", "last")},
     "stack": "f",

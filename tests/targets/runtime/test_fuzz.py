@@ -79,6 +79,7 @@ MANIFEST = {
     "deadline_s": 120,
     "max_parallel": 1,
     "hedge": None,
+    "input_cuts": [],
     "stages": [
         [{"name": "a", "stage": 0, "inputs": ["x"], "outputs": ["middle"]}],
         [{"name": "b", "stage": 1, "inputs": ["middle"], "outputs": ["y"]}],

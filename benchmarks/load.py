@@ -5,8 +5,8 @@
     python benchmarks/load.py --clients 8 --requests 100 --model tiny
 
 A call takes some ms of CPU whatever its slice computes: so the share that is left to the slices depends
-on the model. BERT-base, which fits no function, computes 80 ms in each of its three slices; MiniLM, which
-does and is cut in two here, 16.
+on the model. BERT-base, which fits no function, computes 125 ms in each of two slices; MiniLM, which
+does and is cut in two here, 33 in one.
 
 The limit is measured in the same run, in turn with the load: the slices' ONNX sessions in this machine's
 processes, one process per core, each computing whole requests one after the other, with nothing in

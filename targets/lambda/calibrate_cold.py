@@ -20,7 +20,7 @@ def start_cold(site: Site, rows: Rows) -> None:
         cold, parts, init = _timed_parts(site, function)
         warm = statistics.median(_timed_parts(site, function)[0] for _ in range(3))
         size = int(parts["bytes"])
-        for part in ("import_ms", "boto3_ms", "client_ms"):
+        for part in ("import_ms", "boto3_ms"):
             rows.add(f"cold, {part}", "wall", 0, FULL_MB, parts[part], {f"cold.{part}": 1.0})
         if init is not None:
             own = init - parts["own_ms"]

@@ -25,7 +25,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
         ("s3", "s3express"),
         ("put_ms", "get_ms", "put_cpu_ms", "get_cpu_ms", "put_cpu_ns", "get_cpu_ns"),
     ),
-    "cold": ("placement_ms", "init_ms", "import_ms", "boto3_ms", "client_ms", "load_ns"),
+    "cold": ("placement_ms", "init_ms", "import_ms", "boto3_ms", "load_ns"),
 }
 MEANINGS = {
     "network.bytes_s": "all transfers, fitted together",
@@ -36,7 +36,6 @@ MEANINGS = {
     "cold.init_ms": "Init Duration, less imports and weights",
     "cold.import_ms": "the function's clock",
     "cold.boto3_ms": "the function's clock, with an S3 client",
-    "cold.client_ms": "the function's clock, a Lambda client after that",
     "cold.load_ns": "the function's clock, with and without weights",
 }
 

@@ -39,8 +39,8 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
         imports=Imports(
             slice_ms=cold.import_ms,
             store_ms=cold.boto3_ms,
-            caller_ms=cold.boto3_ms,
-            caller_store_ms=cold.client_ms,
+            caller_ms=cold.coordinator_ms,
+            caller_store_ms=cold.coordinator_store_ms,
             early_ms=cold.early_ms,
         ),
         load_ns=cold.load_ns,

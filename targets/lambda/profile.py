@@ -188,7 +188,8 @@ class ColdPart(_Part):
     image_init_ms: dict[Literal["x86_64", "arm64"], Spread]
     import_ms: NonNegativeFloat
     boto3_ms: NonNegativeFloat
-    client_ms: NonNegativeFloat
+    coordinator_ms: NonNegativeFloat
+    coordinator_store_ms: NonNegativeFloat
     early_ms: NonNegativeFloat
     load_ns: NonNegativeFloat
     image_fetch_ns: NonNegativeFloat

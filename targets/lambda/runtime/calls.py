@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .deadline import with_remaining
 from .messages import lift
@@ -14,10 +14,6 @@ from .repeat import Budget, Passing, may_pass, repeated
 from .store import object_key, objects_of
 from .wire import check_record
 
-if TYPE_CHECKING:
-    from botocore.config import Config
-
-INIT_S = 10.0  # a cold start comes before the function's own timeout
 THREADS = 64
 CRASHED = "Runtime.ExitError"
 
@@ -140,19 +136,3 @@ def _crash(name: str, raw: bytes) -> SliceError:
     except (ValueError, KeyError, TypeError):
         kind, text = "FunctionError", "no message"
     return SliceError(name, kind, f"slice {name} failed: {text}")
-
-
-def invoke_config(timeout_s: float, connections: int) -> Config:
-    """Settings of the client for functions that may run for so long."""
-    from botocore.config import Config
-
-    return Config(
-        # `repeated` decides: it knows the request's deadline and budget.
-        retries={"mode": "standard", "total_max_attempts": 1},
-        # Longer than any call, so that none is given up, and made again, that still runs.
-        read_timeout=timeout_s + INIT_S + 5,
-        connect_timeout=5,
-        tcp_keepalive=True,
-        max_pool_connections=connections,
-        user_agent="slicewise",  # boto3's own is put together for every call, a fifth of its work
-    )

@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .calls import Caller, SliceError, invoke_config
+from .calls import Caller, SliceError
 from .cuts import cut_inputs
 from .deadline import deadline_of, remaining_s
 from .driving import error_reply, every_object, fit
 from .functions import functions_of
+from .invoking import functions_client
 from .messages import join, lift
 from .observe import telling
 from .repeat import Budget
@@ -133,13 +134,11 @@ def _replying(plan: dict[str, Any], store: Store) -> Call:
 
 def _calling(plan: dict[str, Any], following: list[dict[str, Any]], store: Store) -> Call:
     """What calls the next slice with what it and later ones need."""
-    import boto3
-
     replied = [spec["tensor"] for spec in plan["outputs"]]
     part = {"name": following[0]["name"], "outputs": replied}  # what comes back is the last one's
     function_of = functions_of(plan)
-    config = invoke_config(plan["timeout_s"] * len(following), 1)
-    caller = Caller(boto3.client("lambda", config=config), function_of, plan["id"])
+    functions = functions_client(plan["timeout_s"] * len(following), 1)
+    caller = Caller(functions, function_of, plan["id"])
     rule = _rule(plan)
     needed = {name for part in following for name in part["inputs"]}
     needed.update(replied)

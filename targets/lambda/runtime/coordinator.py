@@ -13,12 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .calls import Caller, invoke_config
+from .calls import Caller
 from .cuts import cut_inputs
 from .deadline import deadline_in, remaining_s
 from .driving import error_reply, every_object, fit
 from .functions import functions_of
 from .hedge import Hedge
+from .invoking import functions_client
 from .malloc import RELAYING_BYTES, give_back
 from .messages import join
 from .observe import telling
@@ -50,7 +51,6 @@ def coordinator_handler(*, manifest: Path, warm_up: WarmUp) -> Handler:
     function_of = functions_of(plan)
     timeout = plan["timeout_s"]
 
-    import boto3
     from botocore.exceptions import BotoCoreError, ClientError
 
     rule = Rule(**{**plan["rule"], "transports": tuple(plan["rule"]["transports"])})
@@ -64,9 +64,7 @@ def coordinator_handler(*, manifest: Path, warm_up: WarmUp) -> Handler:
     hedge = Hedge(plan["hedge"], most) if plan["hedge"] is not None else None
     calls_at_once = most if hedge is None else 4 * most
     later = [part["name"] for stage in plan["stages"][1:] for part in stage]
-    functions = boto3.client(
-        "lambda", config=invoke_config(timeout, max(10, calls_at_once, len(parts)))
-    )
+    functions = functions_client(timeout, max(10, calls_at_once, len(parts)))
     pool = ThreadPoolExecutor(most)
     invoke = partial(_invoke_raw, functions)
     warm_later = partial(WarmUp, partial(start_slice, invoke, function_of, plan["id"]), later)

@@ -218,11 +218,3 @@ def test_waits_grow_up_to_a_limit() -> None:
     longest = [max(repeat.backoff_s(attempt) for _ in range(200)) for attempt in (1, 3, 20)]
 
     assert longest[0] <= 0.1 < longest[1] <= 0.4 < longest[2] <= repeat.LONGEST_WAIT_S
-
-
-def test_the_client_outlasts_every_slice() -> None:
-    """Otherwise it would give up a call that goes on."""
-    config: Any = calls.invoke_config(60, 10)
-
-    assert config.read_timeout > 60 + calls.INIT_S
-    assert config.retries["total_max_attempts"] == 1

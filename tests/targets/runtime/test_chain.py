@@ -109,6 +109,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Functions:
 
     made = Functions()
     monkeypatch.setattr(boto3, "client", lambda *_, **__: made)
+    monkeypatch.setattr(chain, "functions_client", lambda *_: made)
     monkeypatch.setenv("SLICEWISE_BUCKET", "b")
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps(PLAN))

@@ -93,6 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         manifest.write_text(json.dumps(plan))
         monkeypatch.setenv("SLICEWISE_BUCKET", "bucket")
         monkeypatch.setattr("boto3.client", lambda *_, **__: fakes)
+        monkeypatch.setattr(coordinator, "functions_client", lambda *_: fakes)
         handler = coordinator.coordinator_handler(
             manifest=manifest, warm_up=early.start_slices(manifest)
         )

@@ -112,10 +112,7 @@ def handlers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cal
                 reply = found[FunctionName](json.loads(Payload), None)
                 return {"Payload": io.BytesIO(reply)}
 
-        real = boto3.client
-        patch.setattr(
-            boto3, "client", lambda name, **k: Lambda() if name == "lambda" else real(name, **k)
-        )
+        patch.setattr(coordinator, "functions_client", lambda *_: Lambda())
         found["entry"] = coordinator.coordinator_handler(
             manifest=directory / "manifest.json", warm_up=warmup.WarmUp(lambda _: {}, ())
         )

@@ -33,7 +33,8 @@ PROFILE = "schema = 1\n[limits]\npackage_mb_max = 10240\n"
 @dataclass(frozen=True, kw_only=True)
 class Served:
     """What requests to a warm plan took: the caller's ms each, US dollars per million of them, the
-    peak MB and the median duration of every slice (and of "coordinator"), and the functions' traces.
+    peak MB and the median duration of every slice (and of "coordinator"), and the functions' traces;
+    and the last answer.
     """
 
     request_ms: tuple[float, ...]
@@ -41,6 +42,7 @@ class Served:
     peak_mb: Mapping[str, float]
     traces: tuple[Mapping[str, Any], ...]
     billed_ms: Mapping[str, float]
+    answer: Any
 
     @property
     def median_ms(self) -> float:
@@ -167,7 +169,7 @@ class _Running:
 
     def request(self) -> None:
         started = time.perf_counter()
-        self.call()
+        self.answer = self.call()
         self.took.append((time.perf_counter() - started) * 1e3)
         self.traces.append(self.endpoint.last_trace)
 
@@ -190,6 +192,7 @@ class _Running:
             },
             traces=tuple(self.traces),
             billed_ms={name: statistics.median(values) for name, values in billed.items()},
+            answer=self.answer,
         )
 
 

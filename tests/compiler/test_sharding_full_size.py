@@ -10,21 +10,35 @@ from typing import Any
 import pytest
 import torch
 from shardable import Core, close, core_of, run, run_onnx, sharded, vgg16, wide_resnet50
+from torch import nn
 
 from slicewise.passes.shards import Sharding, shardings
 
 
-def image_model(build: Callable[[], Any]) -> tuple[Core, Any]:
-    torch.manual_seed(0)
-    inputs = (torch.randn(1, 3, 224, 224),)
-    return core_of(build(), inputs), inputs
+def resnet50() -> nn.Module:
+    return wide_resnet50(1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("degree", [2, 4])
-@pytest.mark.parametrize("build", [vgg16, wide_resnet50])
-def test_images_by_rows(build: Any, degree: int, tmp_path: Any) -> None:
-    core, inputs = image_model(build)
+@pytest.mark.parametrize(
+    ("build", "size", "degree"),
+    [
+        (vgg16, (224, 224), 2),
+        (vgg16, (229, 251), 3),
+        (vgg16, (224, 224), 4),
+        (vgg16, (253, 225), 8),
+        (wide_resnet50, (224, 224), 2),
+        (wide_resnet50, (224, 224), 4),
+        (resnet50, (223, 191), 3),
+        (resnet50, (257, 224), 8),
+    ],
+)
+def test_images_by_rows(
+    build: Callable[[], nn.Module], size: tuple[int, int], degree: int, tmp_path: Any
+) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 3, *size),)
+    core = core_of(build(), inputs)
     kinds = [op.kind for op in core.graph.ops]
     last = next(i for i, kind in enumerate(kinds) if kind.startswith(("aten.mean", "aten.view")))
     group = [op.name for op in core.graph.ops[:last]]

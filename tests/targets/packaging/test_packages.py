@@ -106,7 +106,7 @@ def test_two_processes_with_other_hash_seeds_give_the_same_bytes(tmp_path: Path)
     for seed in ("1", "2"):
         done = subprocess.run(
             [sys.executable, "-c", program, tmp_path / seed],
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
         )

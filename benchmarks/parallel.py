@@ -227,6 +227,10 @@ def rows_of(name: str, options: argparse.Namespace) -> dict[str, Row]:
     partition, settings = cut(alone, "bytes", None, overheads)
     (part,), (whole,) = partition.slices, plan_of(alone, "bytes", partition, settings).slices
     memory_mb = -(-max(part.memory_bytes, whole.peak_memory_bytes) // 2**20)
+    try:
+        cut(limited(work, memory_mb, 1, 1), "latency", None, overheads)
+    except InfeasibleError as error:  # it holds the model, but not every op between two messages
+        memory_mb = max(memory_mb, error.smallest_limit or 0)
     scale = min(1.0, options.cores * VCPU_MB / (options.at_once * memory_mb + VCPU_MB))
     work = prepared(model, inputs, scale)
     print(f"{name}: {memory_mb} MB each, CPU scaled by {scale:.3f}, op times {work.times.source}")

@@ -205,6 +205,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, _Tracer().trace(model))
 
 
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 
@@ -234,9 +235,8 @@ def _short(path: str) -> str:
 def _capture_error(model: nn.Module, export: Exception, trace: Exception) -> CaptureError:
     where = ""
     for frame in reversed(traceback.extract_tb(export.__traceback__)):
-        if "/torch/" not in frame.filename and "slicewise" not in frame.filename:
-            if frame.filename != __file__:
-                where = f"\n  at {frame.filename}:{frame.lineno} ({frame.name}): {frame.line}"
+        if not frame.filename.startswith(_NOT_THE_USERS):
+            where = f"\n  at {frame.filename}:{frame.lineno} ({frame.name}): {frame.line}"
             break
     text = str(export)
     operator = re.search(r"(aten\.[\w.]+|torch\.ops\.[\w.]+)", text)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +117,25 @@ def test_a_failed_capture_names_line_and_advice_and_leaves_no_trace(
     assert "torch.where, torch.cond" in text
     assert not hasattr(model, "last")
     assert capfd.readouterr().err == ""
+
+
+def test_the_line_is_named_wherever_the_users_files_are(tmp_path: Path) -> None:
+    """In a clone of this repository, or a project that is called after it."""
+    file = tmp_path / "slicewise" / "torch" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "from torch import nn\n"
+        "class Mine(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x if x.sum() > 0 else -x\n"
+    )
+    spec = importlib.util.spec_from_file_location("mine", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    with pytest.raises(CaptureError, match=re.escape(f"at {file}:4 (forward)")):
+        capture(module.Mine().eval(), (X,))
 
 
 def test_a_buffer_is_not_updated_while_tracing() -> None:

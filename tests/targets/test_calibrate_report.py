@@ -69,7 +69,7 @@ def test_every_number_has_a_comment_and_so_has_every_one_that_stays(tmp_path: Pa
     lines = text.splitlines()
 
     assert "cpu_ms = 0.5  # the slice's clock; ± 5%, fit off by 3%, 120 times" in lines
-    assert "# caller_cpu_ms stays 2.6: came out as 0" in lines
+    assert "# caller_cpu_ms stays 1.7: came out as 0" in lines
     assert "# bytes_s stays 78125000: not measured" in lines
     assert "# init_ms.arm64 stays { p50 = 81, p99 = 130 }: not measured" in lines
     assert all(

@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import logging
+import os
 import re
 import sys
 import traceback
@@ -205,7 +206,7 @@ def _trace(model: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(model, _Tracer().trace(model))
 
 
-_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_NOT_THE_USERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)')
 
 

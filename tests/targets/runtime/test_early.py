@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -91,3 +92,42 @@ def test_https_trusts_what_boto3_trusts() -> None:
 def test_a_refusal_is_an_error(arrived: list[Any]) -> None:
     with pytest.raises(RuntimeError, match="busy was not called: 429"):
         early.early_invoke(5)("busy", b"{}")
+
+
+def test_a_call_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a certificate that only this test's context trusts, for this name alone."""
+    for name, value in {
+        "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *files, *subject],
+        check=True, capture_output=True,
+    )  # fmt: skip
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    trusting = ssl.create_default_context(cafile=certificate)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        own = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        own.load_cert_chain(certificate, key)
+        server.socket = own.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", f"https://localhost:{server.server_port}")
+        with pytest.raises(ssl.SSLCertVerificationError):
+            early.early_invoke(5)("f", b"{}")
+        monkeypatch.setattr(early, "tls", lambda: trusting)
+        assert early.early_invoke(5)("f", b"{}") == b"{}"
+        server.shutdown()

@@ -20,8 +20,8 @@ from .driving import error_reply, every_object, fit
 from .functions import functions_of
 from .hedge import Hedge
 from .invoking import functions_client
-from .malloc import RELAYING_BYTES, give_back
-from .messages import join
+from .malloc import SERVING_BYTES, give_back
+from .messages import join, lift_events
 from .observe import telling
 from .repeat import Budget
 from .replies import Replies, key_of
@@ -96,7 +96,8 @@ def coordinator_handler(*, manifest: Path, warm_up: WarmUp) -> Handler:
         except (ClientError, BotoCoreError, StoreError) as error:
             _LOG.warning("request %s leaves objects in the bucket: %s", request_id, error)
 
-    give_back(RELAYING_BYTES)
+    give_back(SERVING_BYTES)
+    lift_events()
     start.mark("clients_ms")
     start.ready()
 

@@ -16,7 +16,7 @@ import onnxruntime
 
 from .deadline import check_deadline, deadline_of
 from .malloc import LOADING_BYTES, SERVING_BYTES, give_back
-from .messages import join
+from .messages import join, lift_events
 from .observe import Phases, TimedStore, peak_mb, told, ways
 from .preoptimised import model_file
 from .replies import Replies, key_of
@@ -134,6 +134,7 @@ def slice_handler(
     produced = list(dtypes)
     replies = {edge.tensor for edge in outputs if edge.peer == "@output"}
     internal = {edge.tensor for edge in outputs if "@output" not in edge.peer.split(", ")}
+    lift_events()
     start.ready()
 
     def handler(event: Any, context: Any) -> bytes:  # noqa: ARG001 - Lambda's signature

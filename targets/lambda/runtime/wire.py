@@ -81,7 +81,8 @@ def decode_inline(field: str, record: Record) -> bytes:
     data = record["data"]
     expected = (record["bytes"] + 2) // 3 * 4
     if not isinstance(data, (str, bytes, memoryview)) or len(data) != expected:
-        found = len(data) if isinstance(data, (str, bytes)) else type(data).__name__
+        is_text = isinstance(data, (str, bytes, memoryview))
+        found = len(data) if is_text else type(data).__name__
         raise WireError(field, f"data is not {expected} characters of base64 (found {found})")
     try:
         return pybase64.b64decode(data, validate=True)

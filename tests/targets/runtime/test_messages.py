@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+from awslambdaric.lambda_runtime_exception import FaultException
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -130,3 +132,49 @@ def test_no_bytes_are_misread(raw: bytes) -> None:
 
 def test_an_empty_answer_is_an_empty_object() -> None:
     assert messages.lift(b"", "tensors") == {}
+
+
+@pytest.fixture
+def marshaller(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """awslambdaric's, once the events of the function are lifted."""
+    monkeypatch.setattr(LambdaRuntimeClient, "marshaller", LambdaRuntimeClient.marshaller)
+    messages.lift_events()
+    return LambdaRuntimeClient.marshaller
+
+
+@pytest.mark.parametrize("field", ["inputs", "tensors"])
+def test_events_of_tensors_come_lifted(marshaller: Any, field: str) -> None:
+    raw = messages.join({"plan": "p"}, field, {"x": {"dtype": "int8", "data": b"AAAA"}})
+
+    event = marshaller.unmarshal_request(raw)
+
+    data = event[field]["x"].pop("data")
+    assert event == {"plan": "p", field: {"x": {"dtype": "int8"}}}
+    assert bytes(data) == b"AAAA" and data.obj is raw
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"inputs": {"x": {"data": [[1, 2], [3, 4]]}}},
+        {"inputs": {"x": {"data": 0}, "y": {"data": "AAAA"}}},
+        {"inputs": {"x": {"data": 'not "base64"'}}},
+        {"data": "AAAA"},
+        ["data", 1.5, None],
+        "text",
+    ],
+)
+def test_other_events_come_as_awslambdaric_parses_them(marshaller: Any, event: Any) -> None:
+    raw = json.dumps(event).encode()
+    assert marshaller.unmarshal_request(raw) == event
+    assert marshaller.unmarshal_request(raw, "text/plain") == raw
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"inputs": {"x": {"data": "AA'])
+def test_events_that_are_no_json_are_refused_as_before(marshaller: Any, raw: bytes) -> None:
+    with pytest.raises(FaultException, match="Unable to unmarshal input"):
+        marshaller.unmarshal_request(raw)
+
+
+def test_replies_are_passed_on_as_they_are(marshaller: Any) -> None:
+    assert marshaller.marshal_response(b"{}") == (b"{}", "application/unknown")

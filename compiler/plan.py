@@ -107,15 +107,13 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputCut:
-    """A part of the request's tensor `source`, the indices `start` to `end` along `dim`, that edges know
-    as `tensor`. Who gets the request cuts it out.
+    """A part of the request's tensor `source`, which edges know as `tensor`: what lies in all `ranges`,
+    each a dimension, its first index and the one after its last. Who gets the request cuts it out.
     """
 
     tensor: str
     source: str
-    dim: int
-    start: int
-    end: int
+    ranges: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +300,7 @@ class Plan:
                 inputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["inputs"]),
                 outputs=tuple(TensorSpec(**_tuples(spec)) for spec in data["outputs"]),
                 dims=tuple(Dim(**dim) for dim in data["dims"]),
-                input_cuts=tuple(InputCut(**cut) for cut in data.get("input_cuts", ())),
+                input_cuts=tuple(InputCut(**_tuples(cut)) for cut in data.get("input_cuts", ())),
                 input_structure=data["input_structure"],
                 output_structure=data["output_structure"],
                 prediction=_prediction(data["prediction"]),

@@ -19,7 +19,7 @@ from torch.export import ExportedProgram
 from slicewise.analyse import analyse
 from slicewise.draft import Draft
 from slicewise.graph import OpGraph
-from slicewise.passes.shards.parts import Part
+from slicewise.passes.shards.boxes import WHOLE, Box, pieces
 from slicewise.passes.shards.sharding import Sharding, layouts
 from slicewise.shard_writer import Scribe, Writer
 
@@ -70,14 +70,16 @@ def apply_shardings(
 
 @dataclass(slots=True, kw_only=True)
 class _Made:
-    """A tensor that shards return: a part from each, or a summand from each (`part` None).
+    """A tensor that shards return: a box from each, or a summand from each (boxes that are `WHOLE`).
 
-    `anchor` is the node behind the shards, `whole` what puts the parts together, once somebody asks.
+    `anchor` is the node behind the shards, `whole` what puts the boxes together, once somebody asks.
     """
 
     sharding: int
     anchor: fx.Node
-    parts: list[tuple[Part | None, fx.Node, Writer]] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    nodes: list[fx.Node] = field(default_factory=list)
+    writers: list[Writer] = field(default_factory=list)
     whole: fx.Node | None = None
 
 
@@ -93,7 +95,7 @@ class _Work:
         self.doomed: list[fx.Node] = []
         self.writers: list[tuple[int, int, Writer]] = []
         self.combines: dict[int, list[str]] = {}
-        self.cut: dict[tuple[str, Part], fx.Node] = {}
+        self.cut: dict[tuple[str, Box], tuple[fx.Node, list[str]]] = {}
 
     def drop(self, aliases: Mapping[str, str]) -> None:
         """Let everything read what the aliases pass on."""
@@ -119,59 +121,47 @@ class _Work:
                 self.writers.append((index, shard, writer))
                 for name in sharding.ops:
                     writer.write(graph.op[name])
-                for name, part in share.results.items():
+                for name, box in share.results.items():
                     made = self.made.setdefault(name, _Made(sharding=index, anchor=anchor))
-                    made.parts.append((part, writer.value(name, part), writer))
+                    made.boxes.append(box)
+                    made.nodes.append(writer.value(name, box))
+                    made.writers.append(writer)
 
-    def fetch(self, name: str, part: Part | None, writer: Writer) -> fx.Node:
-        """A part of a tensor from outside of the group, for one of its shards."""
-        if name not in self.made or self.made[name].parts[0][0] is None:
-            node = self.whole(name) if name in self.made else self.draft.node[name]
-            return node if part is None else self.cut_out(name, node, part, writer)
-        pieces, dim = [], 0
-        for own, node, owner in self.made[name].parts:
-            assert own is not None
-            dim, wanted = own.dim, part
-            if part is not None and part.dim == own.dim:
-                wanted = Part(dim, max(part.start, own.start), min(part.end, own.end))
-                if wanted.size <= 0:
-                    continue
-            if wanted is None or wanted == own:
-                pieces.append(node)
-            else:
-                begin = own.start if wanted.dim == own.dim else 0
-                local = Part(wanted.dim, wanted.start - begin, wanted.end - begin)
-                pieces.append(owner.sliced(name, node, local, wanted))
-        if len(pieces) == 1:
-            return pieces[0]
-        return writer.call(pieces[0], f"{name}_joined", _aten.cat.default, pieces, dim)
+    def fetch(self, name: str, box: Box, writer: Writer) -> fx.Node:
+        """A box of a tensor from outside of the group, for one of its shards."""
+        made = self.made.get(name)
+        if made is None or not all(made.boxes):
+            node = self.whole(name) if made else self.draft.node[name]
+            return node if box == WHOLE else self.cut_out(name, node, box, writer)
+        found = {
+            piece: made.writers[maker].cut(name, made.nodes[maker], made.boxes[maker], piece)
+            for maker, piece in pieces(made.boxes, (box,))
+        }
+        return writer.joined(name, found)
 
-    def cut_out(self, name: str, node: fx.Node, part: Part, writer: Writer) -> fx.Node:
-        """A part of a tensor that is not sharded; the slice that makes it cuts it, once for all."""
-        if (name, part) not in self.cut:
+    def cut_out(self, name: str, node: fx.Node, box: Box, writer: Writer) -> fx.Node:
+        """A box of a tensor that is not sharded; the slice that makes it cuts it, once for all."""
+        if (name, box) not in self.cut:
             cutter = Scribe(self.draft)
-            self.cut[name, part] = cutter.sliced(name, node, part, part)
-        writer.cuts.append(self.cut[name, part].name)
-        return self.cut[name, part]
+            self.cut[name, box] = cutter.cut(name, node, WHOLE, box), cutter.ops
+        found, ops = self.cut[name, box]
+        writer.cuts += ops
+        return found
 
     def whole(self, name: str) -> fx.Node:
         """All of a tensor that shards returned, put together behind them."""
         made = self.made[name]
         if made.whole is None:
             writer = Scribe(self.draft)
-            part, first, _ = made.parts[0]
-            nodes = [node for _, node, _ in made.parts]
             with self.draft.graph.inserting_before(made.anchor):
-                if part is None:
+                if all(made.boxes):
+                    made.whole = writer.joined(name, dict(zip(made.boxes, made.nodes, strict=True)))
+                else:
                     made.whole = reduce(
                         lambda one, other: writer.call(
-                            first, f"{name}_sum", _aten.add.Tensor, one, other
+                            made.nodes[0], f"{name}_sum", _aten.add.Tensor, one, other
                         ),
-                        nodes,
-                    )
-                else:
-                    made.whole = writer.call(
-                        first, f"{name}_joined", _aten.cat.default, nodes, part.dim
+                        made.nodes,
                     )
             self.combines[made.sharding] += writer.ops
         return made.whole

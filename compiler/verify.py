@@ -88,8 +88,10 @@ class Runner:
         """Output tensors by name for input tensors by name. Raises `VerificationError`."""
         held = dict(feeds)
         for cut in self._plan.input_cuts:
-            indices = (*(slice(None),) * cut.dim, slice(cut.start, cut.end))
-            held[cut.tensor] = np.ascontiguousarray(feeds[cut.source][indices])
+            indices = [slice(None)] * feeds[cut.source].ndim
+            for dim, start, end in cut.ranges:
+                indices[dim] = slice(start, end)
+            held[cut.tensor] = np.ascontiguousarray(feeds[cut.source][tuple(indices)])
         for part in self._plan.slices:
             session = self._sessions[part.name]
             try:

@@ -13,15 +13,19 @@ from dataclasses import replace
 
 from slicewise.cost import Transport
 from slicewise.graph import INPUT, TENSOR, Op, OpGraph, Tensor
+from slicewise.passes.shards.boxes import Box, box
+from slicewise.passes.shards.parts import Part
 from slicewise.plan import InputCut
 
 MOST_BYTES = 16_384  # of one number of each piece: 4,096 pieces of float32 take 1 ms
 
 
-def is_cut_on_arrival(tensor: Tensor, dim: int, transport: Transport) -> bool:
-    """Whether a part of a request's tensor along this dimension is sent alone."""
-    inner = [size for size in tensor.shape[dim:] if isinstance(size, int)]
-    is_known = len(inner) == len(tensor.shape) - dim
+def is_cut_on_arrival(tensor: Tensor, box: Box, transport: Transport) -> bool:
+    """Whether a box of a request's tensor is sent alone."""
+    if not box:
+        return False
+    inner = [size for size in tensor.shape[box[-1].dim :] if isinstance(size, int)]
+    is_known = len(inner) == len(tensor.shape) - box[-1].dim
     few = is_known and tensor.max_bytes <= MOST_BYTES * math.prod(inner)
     return few and transport.message_bytes is not None
 
@@ -30,36 +34,51 @@ def cut_on_arrival(
     graph: OpGraph, ops: Iterable[str], transport_of: Mapping[str, Transport]
 ) -> tuple[OpGraph, tuple[InputCut, ...]]:
     """The graph in which those of these ops (slices of tensors along one dimension) that cut a request's
-    tensors are no ops: their results come with the request. `transport_of` is by input.
+    tensors are no ops: their results come with the request. An op may cut the result of one before it.
+    `transport_of` is by input.
     """
+    boxes: dict[str, tuple[str, Box]] = {}  # what ops cut: of which input
+    for name in dict.fromkeys(ops):
+        if name in graph.op and (cut := _cut(graph, graph.op[name], boxes)) is not None:
+            boxes[graph.op[name].outputs[0]] = cut
+    cutters = {graph.tensor[name].producer for name in boxes}
     cuts = [
-        cut
-        for name in dict.fromkeys(ops)
-        if name in graph.op and (cut := _cut(graph, graph.op[name], transport_of)) is not None
+        InputCut(tensor=name, source=source, ranges=tuple((p.dim, p.start, p.end) for p in found))
+        for name, (source, found) in boxes.items()
+        if is_cut_on_arrival(graph.tensor[source], found, transport_of[source])
+        and not cutters.issuperset(graph.consumers[name])
     ]
     if not cuts:
         return graph, ()
-    gone = {cut.tensor for cut in cuts}
+    sent = {cut.tensor for cut in cuts}
+    gone = set(sent)
+    while True:  # and what is only read by those
+        left = [op for op in graph.ops if gone.isdisjoint(op.outputs)]
+        read = {name for op in left for name in op.inputs}
+        unread = {name for name in boxes if name not in read} - gone
+        if not unread:
+            break
+        gone |= unread
     return replace(
         graph,
-        ops=tuple(op for op in graph.ops if gone.isdisjoint(op.outputs)),
+        ops=tuple(left),
         tensors=tuple(
-            replace(tensor, producer=INPUT) if tensor.name in gone else tensor
+            replace(tensor, producer=INPUT) if tensor.name in sent else tensor
             for tensor in graph.tensors
+            if tensor.name in sent or tensor.name not in gone
         ),
         inputs=(*graph.inputs, *(cut.tensor for cut in cuts)),
     ), tuple(cuts)
 
 
-def _cut(graph: OpGraph, op: Op, transport_of: Mapping[str, Transport]) -> InputCut | None:
+def _cut(graph: OpGraph, op: Op, boxes: Mapping[str, tuple[str, Box]]) -> tuple[str, Box] | None:
+    """The input, and the box of it, that the op's result is."""
     given = dict(op.arguments)
     source = str(given.get("self"))
     if op.kind != "aten.slice.Tensor" or source[:1] != TENSOR or op.outputs[0] in graph.outputs:
         return None
-    tensor = graph.tensor[source[1:]]
-    dim, start, end = given["dim"], given["start"], given["end"]
-    if tensor.producer != INPUT or given.get("step", 1) != 1:
+    name, before = boxes.get(source[1:], (source[1:], ()))
+    found = box((*before, Part(given["dim"], given["start"], given["end"])))
+    if graph.tensor[name].producer != INPUT or given.get("step", 1) != 1 or found is None:
         return None
-    if not is_cut_on_arrival(tensor, dim, transport_of[tensor.name]):
-        return None
-    return InputCut(tensor=op.outputs[0], source=tensor.name, dim=dim, start=start, end=end)
+    return name, found

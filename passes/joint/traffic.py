@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slicewise.cost import CostModel, Transport
-from slicewise.graph import Tensor
 from slicewise.passes.input_cuts import is_cut_on_arrival
 from slicewise.passes.joint.problem import JointProblem
 from slicewise.passes.partitioning.ground import Ground
 from slicewise.passes.shards import Swept
-from slicewise.passes.shards.measure import bytes_of
-from slicewise.passes.shards.parts import Part
+from slicewise.passes.shards.boxes import Box, bytes_of, pieces
 
 Array = NDArray[Any]
-Parts = tuple[Part, ...] | None
 WHOLE, JOINED, FIRST_KIND = 0, 1, 2  # parts of a tensor: none; what the next slice puts together
 _OUTER = {"receive": "pass_on", "send": "collect"}
 
@@ -54,7 +51,7 @@ class Traffic:
                 strict=True,
             )
         }
-        self._kinds: dict[int, dict[tuple[Part, ...], int]] = {}
+        self._kinds: dict[int, dict[tuple[Box, ...], int]] = {}
         self._entries: dict[int, list[_Entry]] = {}
         self._known: dict[Any, int | None] = {}
         self._wants: dict[Any, int] = {}
@@ -71,11 +68,11 @@ class Traffic:
         names = [name for name in way.sent[0] if name in self._link]
         if len(names) != 1 or len(way.sent[0]) != 1:
             return WHOLE
-        parts = tuple(sent[names[0]] for sent in way.sent)
-        if any(part is None for part in parts):
-            return WHOLE
+        boxes = tuple(sent[names[0]] for sent in way.sent)
+        if not all(boxes):
+            return WHOLE  # summands
         known = self._kinds.setdefault(column, {})
-        number = known.setdefault(parts, FIRST_KIND + len(known))  # type: ignore[arg-type]
+        number = known.setdefault(boxes, FIRST_KIND + len(known))
         self.most_kinds = max(self.most_kinds, number + 1)
         return number
 
@@ -97,8 +94,8 @@ class Traffic:
         key = ("sent", column, target, self._wanted(way.sent))
         if key not in self._known:
             flows = [
-                [Flow(self._bytes(name, part), self._way(name, after))
-                 for name, part in sent.items()]
+                [Flow(bytes_of(self._tensor[name], (box,)), self._way(name, after))
+                 for name, box in sent.items()]
                 for sent in way.sent
             ]  # fmt: skip
             plain = self._known[key] = self.of(flows, "send")
@@ -144,7 +141,8 @@ class Traffic:
             if name not in self._link:
                 continue  # made where it is needed
             link, transport = self._problem.links[self._link[name]], self._way(name, before)
-            sizes = [self._bytes(name, each[name]) for each in way.received if name in each]
+            tensor = self._tensor[name]
+            sizes = [bytes_of(tensor, each[name]) for each in way.received if name in each]
             if link.producer >= 0 and any(size < link.bytes for size in sizes):
                 more = sum(sizes) - link.bytes * (name not in stays)
                 extra += _step(transport, "send", more, len(sizes) - 1)
@@ -154,14 +152,14 @@ class Traffic:
                 if name in each and link.producer < 0:
                     flows[shard] += self._arriving(name, each[name], transport)
                 elif name in each:
-                    flows[shard].append(Flow(self._bytes(name, each[name]), transport))
+                    flows[shard].append(Flow(bytes_of(tensor, each[name]), transport))
         return self._with(flows, extra)
 
     def _exchanged(
         self, way: Swept, column: int, have: int, before: Array, stays: tuple[str, ...]
     ) -> int | None:
         """Out of the parts that other shards return: each sends each the piece that it needs."""
-        parts = next(parts for parts, kind in self._kinds[column].items() if kind == have)
+        lying = next(boxes for boxes, kind in self._kinds[column].items() if kind == have)
         extra = np.zeros(5)
         flows: list[list[Flow]] = [[] for _ in way.received]
         for name in dict.fromkeys(name for each in way.received for name in each):
@@ -176,30 +174,28 @@ class Traffic:
             if name in stays:
                 return None
             tensor = self._tensor[name]
-            sent: list[dict[Part, int]] = [{} for _ in parts]
+            sent: list[dict[Box, int]] = [{} for _ in lying]
             for number, each in enumerate(way.received):
-                for maker, piece in pieces(parts, each[name]) if name in each else ():
-                    share = bytes_of(tensor, (parts[maker],))
-                    size = _share(tensor, share, parts[maker], piece)
-                    sent[maker][piece] = size
+                for maker, piece in pieces(lying, each[name]) if name in each else ():
+                    sent[maker][piece] = size = bytes_of(tensor, (piece,))
                     flows[number].append(Flow(size, transport))
             most = np.zeros(5)
-            for part, made in zip(parts, sent, strict=True):
+            for box, made in zip(lying, sent, strict=True):
                 if _is_full(transport, len(made), sum(made.values())):
                     return None
-                more = sum(made.values()) - bytes_of(tensor, (part,))
+                more = sum(made.values()) - bytes_of(tensor, (box,))
                 step = _step(transport, "send", more, len(made) - 1)
                 most[:2] = np.maximum(most[:2], step[:2])  # they send at the same time
                 most[2:] += step[2:]
             extra += most
         return self._with(flows, extra)
 
-    def _arriving(self, name: str, parts: Parts, transport: Transport) -> list[Flow]:
+    def _arriving(self, name: str, boxes: tuple[Box, ...], transport: Transport) -> list[Flow]:
         """What a shard gets of a request's tensor."""
         tensor = self._tensor[name]
-        if parts is None or not is_cut_on_arrival(tensor, parts[0].dim, transport):
-            return [Flow(self._bytes(name, None), transport)]
-        return [Flow(self._bytes(name, part), transport) for part in parts]
+        if not all(is_cut_on_arrival(tensor, box, transport) for box in boxes):
+            return [Flow(tensor.bytes, transport)]
+        return [Flow(bytes_of(tensor, (box,)), transport) for box in boxes]
 
     def _with(self, flows: Sequence[Sequence[Flow]], extra: Array) -> int | None:
         number = self.of(flows, "receive")
@@ -208,17 +204,13 @@ class Traffic:
             entries[number] = _Entry(entries[number].slices, extra, entries[number].first)
         return number
 
-    def _bytes(self, name: str, parts: Part | Parts) -> int:
-        one = (parts,) if isinstance(parts, Part) else parts
-        return bytes_of(self._tensor[name], one)
-
     def _way(self, name: str, ways: Array) -> Transport:
         index = self._link.get(name)
         is_leaf = index is None or ways[index] < 0
         way = self._way_of_leaf.get(name, 0) if is_leaf else int(ways[index])
         return self._model.transports[way]
 
-    def _wanted(self, parts: Sequence[Mapping[str, Part | Parts]]) -> int:
+    def _wanted(self, parts: Sequence[Mapping[str, Box | tuple[Box, ...]]]) -> int:
         key = tuple(tuple(each.items()) for each in parts)
         return self._wants.setdefault(key, len(self._wants))
 
@@ -283,27 +275,6 @@ class _Entry:
     slices: Array
     extra: Array
     first: float
-
-
-def pieces(have: Sequence[Part], need: Parts) -> list[tuple[int, Part]]:
-    """Which shard sends which piece to one that needs these parts of a tensor that lies in parts."""
-    found = []
-    for wanted in need or (None,):
-        for maker, own in enumerate(have):
-            piece = own
-            if wanted is not None and wanted.dim == own.dim:
-                piece = Part(own.dim, max(own.start, wanted.start), min(own.end, wanted.end))
-            elif wanted is not None:
-                piece = wanted
-            if piece.size > 0:
-                found.append((maker, piece))
-    return found
-
-
-def _share(tensor: Tensor, own_bytes: int, own: Part, piece: Part) -> int:
-    """The bytes of a piece of a part."""
-    whole = own.size if piece.dim == own.dim else int(tensor.shape[piece.dim])
-    return own_bytes * piece.size // whole
 
 
 def _step(way: Transport, inner: str, size: int, count: int) -> Array:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from slicewise.graph import Op, OpGraph
+from slicewise.passes.shards.boxes import WHOLE, Box
 from slicewise.passes.shards.moves import RESHAPES
 from slicewise.passes.shards.parts import Part, base
 from slicewise.passes.shards.sums import sum_size
@@ -18,34 +19,44 @@ _PASSED_ON = {"aten.permute", "aten.transpose", "aten.t", "aten.unsqueeze", "ate
 
 
 _OUTER = (1, 2, 3, 4, 6, 8)
+_ACROSS = (2, 3, 4)  # tiles side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Along:
     """Along what a group is split: the dimension `dim` of its results, in multiples of `unit`; or what
     the op `summed` sums over, and then its partial results are summed. The parts at both ends have
-    `outer` units more than those between, which have a halo on both sides.
+    `outer` units more than those between, which have a halo on both sides. With `tiles`, so many lie
+    side by side along the dimension `across`.
     """
 
     dim: int
     unit: int = 1
     summed: str = ""
     outer: int = 0
+    across: int = 0
+    tiles: int = 1
+
+    @property
+    def key(self) -> tuple[int, bool, int]:
+        """Equal for ways along the same dimensions."""
+        return self.dim, bool(self.summed), self.across
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one shard returns: a part of every result (None: a summand of all of it); and for a summand,
-    which op sums over which part.
+    """What one shard returns: a box of every result; and for a summand of all of it, which op sums over
+    which part.
     """
 
-    results: Mapping[str, Part | None]
+    results: Mapping[str, Box]
     partial: tuple[str, Part] | None = None
 
 
 def unevenly(graph: OpGraph, along: Along, results: Sequence[str], degree: int) -> list[Along]:
     """The same with larger parts at both ends, where the results may have dimensions of space."""
     sizes = [graph.tensor[name].shape[along.dim] for name in results]
+    degree //= along.tiles
     if degree < 3 or along.summed or along.dim < 2 or not all(isinstance(s, int) for s in sizes):
         return [along]
     most = min(int(size) for size in sizes) // degree // 2
@@ -73,6 +84,9 @@ def choices(graph: OpGraph, group: Sequence[Op], results: Sequence[str]) -> Iter
     for dim in range(ranks.pop()) if len(ranks) == 1 else ():
         sizes = [shape[dim] for shape in shapes]
         yield [Along(dim=dim, unit=unit) for unit in _dividing(units, sizes)]
+    for dim, across in combinations(range(2, max(map(len, shapes))), 2):
+        if all(len(shape) >= 4 and _dividing((), (shape[dim], shape[across])) for shape in shapes):
+            yield [Along(dim=dim, across=across, tiles=tiles) for tiles in _ACROSS]
     last = _summing(graph, group, results)
     if last is not None:
         sizes = [sum_size(graph, last)]
@@ -122,15 +136,24 @@ def shares(graph: OpGraph, results: Sequence[str], along: Along, degree: int) ->
     if along.summed:
         total = sum_size(graph, graph.op[along.summed])
         return tuple(
-            Share(results=dict.fromkeys(results), partial=(along.summed, part))
+            Share(results=dict.fromkeys(results, WHOLE), partial=(along.summed, part))
             for part in _evenly(total, along, degree)
         )
-    found = [_evenly(int(graph.tensor[name].shape[along.dim]), along, degree) for name in results]
+    found = [_boxes(graph.tensor[name].shape, along, degree) for name in results]
     if not all(found):
         return ()
     return tuple(
-        Share(results=dict(zip(results, parts, strict=True))) for parts in zip(*found, strict=True)
+        Share(results=dict(zip(results, boxes, strict=True))) for boxes in zip(*found, strict=True)
     )
+
+
+def _boxes(shape: Sequence[int | str], along: Along, degree: int) -> list[Box]:
+    deep, left = divmod(degree, along.tiles)
+    parts = _evenly(int(shape[along.dim]), along, deep)
+    if along.tiles == 1:
+        return [(part,) for part in parts]
+    beside = _evenly(int(shape[along.across]), Along(dim=along.across), along.tiles)
+    return [] if left or deep < 2 else [(part, other) for part in parts for other in beside]
 
 
 def _evenly(total: int, along: Along, degree: int) -> list[Part]:

@@ -9,34 +9,38 @@ from typing import Any
 
 from slicewise.graph import TENSOR, WEIGHT, Op, OpGraph
 from slicewise.passes.shards.along import Share
-from slicewise.passes.shards.parts import Part, Step, base, is_reference, merged, references
+from slicewise.passes.shards.boxes import WHOLE, Box, merged
+from slicewise.passes.shards.parts import Step, base, is_reference, references
 from slicewise.passes.shards.products import HEAVY, TIME
-from slicewise.passes.shards.rules import step
+from slicewise.passes.shards.rules import read_boxes, steps
 from slicewise.passes.shards.sums import summed
 
-Parts = tuple[Part, ...] | None  # disjoint parts along one dimension; None is the whole
+Boxes = tuple[Box, ...]  # disjoint, along the same dimensions
+Steps = tuple[
+    Step, ...
+]  # along each dimension of a box; none of what is done as the unsharded model does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What one shard does. `made` and `read` are by tensor: what it computes, and receives; `held` is by
-    weight. `steps` says how each op computes the parts of its results: a step per (tensor, part), None
-    for an op that it does as the unsharded model does. `axes` are the words for what was split.
+    weight. `steps` says how each op computes the boxes of its results. `axes` are the words for what was
+    split.
     """
 
-    made: Mapping[str, Parts]
-    read: Mapping[str, Parts]
-    held: Mapping[str, Parts]
-    steps: Mapping[tuple[str, Part | None], Step | None]
+    made: Mapping[str, Boxes]
+    read: Mapping[str, Boxes]
+    held: Mapping[str, Boxes]
+    steps: Mapping[tuple[str, Box], Steps]
     axes: frozenset[str]
 
 
 @dataclass(slots=True)
 class _Needs:
-    of: dict[str, list[Part | None]] = field(default_factory=dict)
+    of: dict[str, list[Box]] = field(default_factory=dict)
 
-    def add(self, reference: str, part: Part | None) -> None:
-        self.of.setdefault(reference, []).append(part)
+    def add(self, reference: str, box: Box) -> None:
+        self.of.setdefault(reference, []).append(box)
 
 
 class Backwards:
@@ -45,13 +49,13 @@ class Backwards:
     """
 
     def __init__(self, graph: OpGraph, share: Share) -> None:
-        self.made: dict[str, Parts] = {}
-        self.steps: dict[tuple[str, Part | None], Step | None] = {}
+        self.made: dict[str, Boxes] = {}
+        self.steps: dict[tuple[str, Box], Steps] = {}
         self.axes: set[str] = set()
         self._graph, self._partial = graph, share.partial
         self._needs = _Needs()
-        for name, part in share.results.items():
-            self._needs.add(TENSOR + name, part)
+        for name, box in share.results.items():
+            self._needs.add(TENSOR + name, box)
 
     def take(self, op: Op) -> bool:
         """Whether the shard does only a part of the op, or all of one that is no product (`HEAVY`)."""
@@ -59,34 +63,31 @@ class Backwards:
         for tensor in op.outputs:
             if TENSOR + tensor not in needs.of:
                 continue
-            parts = merged(needs.of.pop(TENSOR + tensor))
-            found: list[tuple[Part | None, Step | None]]
+            boxes = merged(needs.of.pop(TENSOR + tensor))
+            found: dict[Box, Steps | None] = {box: steps(graph, op, tensor, box) for box in boxes}
             if self._partial and op.name == self._partial[0]:
-                parts, found = None, [(None, summed(graph, op, self._partial[1]))]
-            else:
-                found = [
-                    (part, step(graph, op, tensor, part) if part else None)
-                    for part in parts or (None,)
-                ]
-            if any(one is None for _, one in found):
+                one = summed(graph, op, self._partial[1])
+                found = {WHOLE: None if one is None else (one,)}
+            if any(taken is None or not (box or taken) for box, taken in found.items()):
                 if base(op) in HEAVY:
                     return False
-                parts, found = None, [(None, None)]
-            self.made[tensor] = parts
-            for part, one in found:
-                self.steps[tensor, part] = one
-                self.axes.add(one.axis if one else "")
-                for reference, seen in reads(op, one):
+                found = {WHOLE: ()}
+            self.made[tensor] = tuple(found)
+            for box, taken in found.items():
+                assert taken is not None
+                self.steps[tensor, box] = taken
+                self.axes.update(one.axis for one in taken)
+                for reference, seen in reads(op, taken):
                     needs.add(reference, seen)
         return True
 
-    def needed(self, kind: str) -> dict[str, Parts]:
-        """The parts that the ops taken so far need from outside, of tensors or of weights."""
+    def needed(self, kind: str) -> dict[str, Boxes]:
+        """The boxes that the ops taken so far need from outside, of tensors or of weights."""
         needs = self._needs.of.items()
-        return {name[1:]: merged(parts) for name, parts in needs if name[0] == kind}
+        return {name[1:]: merged(boxes) for name, boxes in needs if name[0] == kind}
 
-    def needed_weights(self, names: Iterable[str]) -> Iterator[tuple[str, Parts]]:
-        """The parts that they need of these weights, those of which they need any."""
+    def needed_weights(self, names: Iterable[str]) -> Iterator[tuple[str, Boxes]]:
+        """The boxes that they need of these weights, those of which they need any."""
         for name in names:
             if WEIGHT + name in self._needs.of:
                 yield name, merged(self._needs.of[WEIGHT + name])
@@ -111,13 +112,16 @@ def layout(graph: OpGraph, group: Sequence[Op], share: Share) -> Layout | None:
 def in_sequence(shards: Sequence[Layout | Backwards], op: Op) -> bool:
     """Whether an op by time has one chunk in each shard, each chunk from where the one before ends."""
     for tensor in op.outputs:
-        chunks = [shard.made.get(tensor) or () for shard in shards]
-        steps = [
-            shard.steps.get((tensor, part))
-            for shard, parts in zip(shards, chunks, strict=True)
-            for part in parts
+        chunks = [
+            [
+                part
+                for part, one in zip(box, shard.steps[tensor, box], strict=False)
+                if one.axis == TIME
+            ]
+            for shard in shards
+            for box in shard.made.get(tensor, ())
         ]
-        if any(one is not None and one.axis == TIME for one in steps):
+        if any(chunks):
             ends = [(part.start, part.end) for parts in chunks for part in parts]
             if (
                 len(ends) != len(shards)
@@ -128,18 +132,20 @@ def in_sequence(shards: Sequence[Layout | Backwards], op: Op) -> bool:
     return True
 
 
-def reads(op: Op, one: Step | None) -> list[tuple[str, Part | None]]:
-    """What a step reads of which tensors and weights."""
-    if one is None:
-        return [(reference, None) for _, reference in references(op)]
-    parts = dict(one.reads)
-    arguments: dict[str, Any] = dict(op.arguments) | dict(one.changed)
+def reads(op: Op, taken: Steps) -> list[tuple[str, Box]]:
+    """What the steps read of which tensors and weights."""
+    if not taken:
+        return [(reference, WHOLE) for _, reference in references(op)]
+    boxes = read_boxes(taken)
+    assert boxes is not None
+    arguments: dict[str, Any] = dict(op.arguments)
+    for one in taken:
+        arguments.update(one.changed)
+    is_moved = any(one.is_moved for one in taken)
     found = []
     for name, value in arguments.items():
         items = enumerate(value) if isinstance(value, tuple) else ((-1, value),)
         for index, item in items:
-            if is_reference(item):
-                place = (name, index)
-                if not one.is_moved or place in parts:
-                    found.append((item, parts.get(place)))
+            if is_reference(item) and (not is_moved or (name, index) in boxes):
+                found.append((item, boxes.get((name, index), WHOLE)))
     return found

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slicewise.graph import INPUT, Op, OpGraph, Tensor
+from slicewise.graph import INPUT, Op, OpGraph
 from slicewise.passes.shards.along import Share, results_of
-from slicewise.passes.shards.layout import Backwards, Layout, Parts
-from slicewise.passes.shards.parts import Part, Step, shape_of
+from slicewise.passes.shards.boxes import Box, bytes_of, fraction
+from slicewise.passes.shards.layout import Backwards, Layout, Steps
+from slicewise.passes.shards.parts import shape_of
 from slicewise.passes.shards.sums import sum_size
 
 
@@ -33,17 +34,16 @@ class ShardPart:
 def measure(graph: OpGraph, group: Sequence[Op], one: Layout, share: Share) -> ShardPart:
     """What the shard of this layout does."""
     work = {op.name: work_of(graph, op, one, share) for op in group}
-    held = [(graph.weight[name], parts) for name, parts in one.held.items()]
-    shares = [(weight, fraction(weight.shape, parts)) for weight, parts in held]
+    held = [(graph.weight[name], boxes) for name, boxes in one.held.items()]
+    shares = [(weight, fraction(weight.shape, boxes)) for weight, boxes in held]
     memory = sum(math.ceil(weight.memory_bytes * part) for weight, part in shares)
     return ShardPart(
         work=tuple((name, amount) for name, amount in work.items() if amount),
         weight_bytes=sum(math.ceil(weight.bytes * part) for weight, part in shares),
         memory_bytes=memory + _peak(graph, group, one, work),
-        received=tuple((n, bytes_of(graph.tensor[n], parts)) for n, parts in one.read.items()),
+        received=tuple((n, bytes_of(graph.tensor[n], boxes)) for n, boxes in one.read.items()),
         sent=tuple(
-            (name, bytes_of(graph.tensor[name], (part,) if part else None))
-            for name, part in share.results.items()
+            (name, bytes_of(graph.tensor[name], (box,))) for name, box in share.results.items()
         ),
     )
 
@@ -55,44 +55,33 @@ def work_of(graph: OpGraph, op: Op, one: Layout | Backwards, share: Share) -> fl
     found = [0.0]
     for tensor in op.outputs:
         if tensor in one.made:
-            parts: Sequence[Part | None] = one.made[tensor] or (None,)
-            found.append(sum(_done(graph, op, tensor, p, one.steps[tensor, p]) for p in parts))
+            boxes = one.made[tensor]
+            found.append(
+                sum(_done(graph, op, tensor, box, one.steps[tensor, box]) for box in boxes)
+            )
     return max(found)
 
 
-def _done(graph: OpGraph, op: Op, tensor: str, part: Part | None, step: Step | None) -> float:
-    if part is None or step is None:
-        return 1.0
-    if step.crop is None:
-        return fraction(graph.tensor[tensor].shape, (part,))
-    # It computes more than it keeps: what it reads decides.
-    (name, index), read = step.reads[0]
-    value = dict(op.arguments)[name]
-    return fraction(shape_of(graph, value if index < 0 else value[index]), (read,))
-
-
-def fraction(shape: Sequence[int | str], parts: Parts) -> float:
-    """How much of a tensor of this shape the parts are."""
-    if parts is None:
-        return 1.0
-    return sum(part.size for part in parts) / int(shape[parts[0].dim])
-
-
-def bytes_of(tensor: Tensor, parts: Parts, most: bool = False) -> int:
-    """Bytes of parts of a tensor at the example's sizes, or at most."""
-    total = tensor.max_bytes if most else tensor.bytes
-    if parts is None:
-        return total
-    return total * sum(part.size for part in parts) // int(tensor.shape[parts[0].dim])
+def _done(graph: OpGraph, op: Op, tensor: str, box: Box, steps: Steps) -> float:
+    found, shape = 1.0, graph.tensor[tensor].shape
+    for part, step in zip(box, steps, strict=False):
+        if step.crop is None:
+            found *= part.size / int(shape[part.dim])
+        else:  # it computes more than it keeps: what it reads decides
+            (name, index), read = step.reads[0]
+            value = dict(op.arguments)[name]
+            seen = shape_of(graph, value if index < 0 else value[index])
+            found *= read.size / int(seen[read.dim])
+    return found
 
 
 def _peak(graph: OpGraph, group: Sequence[Op], one: Layout, work: Mapping[str, float]) -> int:
     """The peak of live activations of the shard."""
     tensors = []
-    for name, parts in (*one.read.items(), *one.made.items()):
+    for name, boxes in (*one.read.items(), *one.made.items()):
         tensor = graph.tensor[name]
         producer = INPUT if name in one.read else tensor.producer
-        size = bytes_of(tensor, parts, most=True)
+        size = bytes_of(tensor, boxes, most=True)
         tensors.append(replace(tensor, producer=producer, bytes=size, max_bytes=size))
     names = {tensor.name for tensor in tensors}
     ops = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,19 +69,6 @@ def shape_of(graph: OpGraph, reference: Any) -> Shape:
     if reference[:1] == WEIGHT:
         return graph.weight[reference[1:]].shape
     return graph.tensor[reference[1:]].shape
-
-
-def merged(parts: Iterable[Part | None]) -> tuple[Part, ...] | None:
-    """Disjoint parts that hold all of these; None, the whole, if one is or dimensions differ."""
-    found: list[Part] = []
-    for part in sorted(parts, key=lambda one: (one is not None, one)):
-        if part is None or (found and found[-1].dim != part.dim):
-            return None
-        if found and part.start < found[-1].end:
-            last = found.pop()
-            part = Part(part.dim, last.start, max(last.end, part.end))
-        found.append(part)
-    return tuple(found)
 
 
 def base(op: Op) -> str:

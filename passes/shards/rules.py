@@ -4,9 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from slicewise.graph import Op, OpGraph
 from slicewise.passes.shards import moves
-from slicewise.passes.shards.parts import Part, Shape, Step, base, references, shape_of
+from slicewise.passes.shards.boxes import Box, box
+from slicewise.passes.shards.parts import (
+    Part,
+    Place,
+    Shape,
+    Step,
+    base,
+    references,
+    shape_of,
+)
 from slicewise.passes.shards.products import (
     ATTENTION,
     MATRICES,
@@ -52,6 +64,22 @@ _MOVES = {
 }
 
 
+def steps(graph: OpGraph, op: Op, tensor: str, wanted: Box) -> tuple[Step, ...] | None:
+    """How `op` computes a box of its result `tensor`: a step along each of the box's dimensions, each
+    with the arguments that the ones before it changed. None if it must compute it all.
+    """
+    found: list[Step] = []
+    items: set[str] = set()  # arguments of which a step reads single items
+    for part in wanted:
+        one = step(graph, op, tensor, part)
+        if one is None or not items.isdisjoint(name for name, _ in one.changed):
+            return None
+        found.append(one)
+        items.update(name for (name, index), _ in one.reads if index >= 0)
+        op = replace(op, arguments=tuple((dict(op.arguments) | dict(one.changed)).items()))
+    return tuple(found) if read_boxes(found) is not None else None
+
+
 def step(graph: OpGraph, op: Op, tensor: str, part: Part) -> Step | None:
     """How `op` computes a part of its result `tensor`, or None if it must compute it all."""
     output = graph.tensor[tensor].shape
@@ -84,6 +112,21 @@ def step(graph: OpGraph, op: Op, tensor: str, part: Part) -> Step | None:
     if kind in _NORMALISED:
         return _NORMALISED[kind](graph, op, output, part)
     return None
+
+
+def read_boxes(taken: Sequence[Step]) -> dict[Place, Box] | None:
+    """What the steps together read of which argument; None if two read along the same dimension."""
+    parts: dict[Place, list[Part]] = {}
+    for one in taken:
+        for place, part in one.reads:
+            parts.setdefault(place, []).append(part)
+    found = {}
+    for place, read in parts.items():
+        both = box(read)
+        if both is None:
+            return None
+        found[place] = both
+    return found
 
 
 def _elementwise(graph: OpGraph, op: Op, output: Shape, part: Part) -> Step:

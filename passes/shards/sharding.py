@@ -35,7 +35,8 @@ class Sharding:
     """One way to split a group of ops between `degree` slices.
 
     `ops` are consecutive in graph order. `kind` says in a word along what: "rows", "columns",
-    "planes", "channels", "heads", "features", "vocabulary", "tokens", "batch", "time".
+    "tiles" (rows by columns), "planes", "channels", "heads", "features", "vocabulary", "tokens",
+    "batch", "time".
     Shards by time (of recurrent layers) need the state that the shard before ends with, others nothing
     of each other. `combine` says what the next slice does with the results: "concatenate" or "sum".
     """
@@ -110,6 +111,8 @@ def _sharding(
 
 
 def _kind(axes: set[str], along: Along, rank: int) -> str:
+    if along.tiles > 1:
+        return "tiles"
     for kind in _KINDS:
         if kind in axes:
             return kind

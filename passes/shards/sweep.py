@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from slicewise.graph import TENSOR, Op, OpGraph
 from slicewise.passes.shards.along import Along, Share, choices, results_of, shares, unevenly
-from slicewise.passes.shards.layout import Backwards, Parts, in_sequence
-from slicewise.passes.shards.measure import fraction, work_of
-from slicewise.passes.shards.parts import Part
+from slicewise.passes.shards.boxes import Box, fraction
+from slicewise.passes.shards.layout import Backwards, Boxes, in_sequence
+from slicewise.passes.shards.measure import work_of
 from slicewise.passes.shards.products import TIME
 
 
@@ -17,8 +17,8 @@ from slicewise.passes.shards.products import TIME
 class Swept:
     """One way to split the ops from `start` to the end of what was swept.
 
-    By shard: `work_ms`, the parts of tensors that it receives and returns (of a summand: None), and
-    the memory of the weights that it holds at least. `once_ms` is what the ops take unsplit.
+    By shard: `work_ms`, the boxes of tensors that it receives, the one that it returns of each, and the
+    memory of the weights that it holds at least. `once_ms` is what the ops take unsplit.
     `is_by_time`: each shard needs the state of recurrent layers that the one before ends with.
     """
 
@@ -27,8 +27,8 @@ class Swept:
     degree: int
     once_ms: float
     work_ms: tuple[float, ...]
-    received: tuple[Mapping[str, Parts], ...]
-    sent: tuple[Mapping[str, Part | None], ...]
+    received: tuple[Mapping[str, Boxes], ...]
+    sent: tuple[Mapping[str, Box], ...]
     held_bytes: tuple[int, ...]
     is_by_time: bool
 
@@ -46,7 +46,7 @@ def sweep(
         return []
     results = results_of(graph, ops[max(starts) :])
     inner = set(results_of(graph, ops)).difference(results)
-    found: dict[tuple[int, int, bool, int], Swept] = {}
+    found: dict[tuple[object, ...], Swept] = {}
     for alongs in choices(graph, ops, results):
         for degree in degrees:
             tried = set()
@@ -57,7 +57,7 @@ def sweep(
                     continue
                 tried.add(known)
                 for way in _swept(graph, ops, set(starts), shared, along, inner):
-                    key = (way.start, along.dim, bool(along.summed), degree)
+                    key = (way.start, along.key, degree)
                     if key not in found or _load(way) < _load(found[key]):
                         found[key] = way
     return list(found.values())
@@ -126,9 +126,9 @@ class _Shard:
             return None
         amount = work_of(self._graph, op, self.back, self._share)
         self.work_ms += amount * op.time
-        for name, parts in self.back.needed_weights(op.weights):
+        for name, boxes in self.back.needed_weights(op.weights):
             weight = self._graph.weight[name]
-            held = weight.memory_bytes * fraction(weight.shape, parts)
+            held = weight.memory_bytes * fraction(weight.shape, boxes)
             self.held_bytes += held - self._held.get(name, 0.0)
             self._held[name] = held
         return amount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def graph(shape: tuple[int | str, ...] = (1, 3, 8, 8), dim: int = 2, **changed: 
 def test_the_cut_comes_with_the_request() -> None:
     found, cuts = cut_on_arrival(graph(), ["cut", "cut", "gone"], {"x": INLINE})
 
-    assert cuts == (InputCut(tensor="part", source="x", dim=2, start=0, end=4),)
+    assert cuts == (InputCut(tensor="part", source="x", ranges=((2, 0, 4),)),)
     assert [op.name for op in found.ops] == ["double"]
     assert found.inputs == ("x", "part")
     assert found.tensor["part"].producer == INPUT
@@ -65,3 +66,32 @@ def test_other_cuts_stay_with_the_shards(given: OpGraph, transport: Transport) -
 
 def test_only_what_was_named_is_cut() -> None:
     assert cut_on_arrival(graph(), [], {"x": INLINE}) == (graph(), ())
+
+
+def test_a_tile_is_cut_out_of_what_was_cut_before() -> None:
+    second = Op(
+        name="cut_again", kind="aten.slice.Tensor", inputs=("part",), outputs=("tile",),
+        arguments=(("self", "%part"), ("dim", 3), ("start", 2), ("end", 8), ("step", 1)),
+    )  # fmt: skip
+    given = graph()
+    cut, double = given.ops
+    tile = Tensor(name="tile", producer="cut_again", bytes=288, max_bytes=288)
+    tiled = replace(
+        given,
+        ops=(cut, second, replace(double, inputs=("tile",))),
+        tensors=(*given.tensors, tile),
+    )
+
+    found, cuts = cut_on_arrival(tiled, ["cut", "cut_again"], {"x": INLINE})
+
+    assert cuts == (InputCut(tensor="tile", source="x", ranges=((2, 0, 4), (3, 2, 8))),)
+    assert [op.name for op in found.ops] == ["double"]
+    assert "part" not in found.tensor
+    # What is read itself comes, too.
+    found, cuts = cut_on_arrival(
+        replace(tiled, ops=(cut, second, replace(double, inputs=("part", "tile")))),
+        ["cut", "cut_again"],
+        {"x": INLINE},
+    )
+    assert [each.tensor for each in cuts] == ["part", "tile"]
+    assert found.inputs == ("x", "part", "tile")

@@ -124,7 +124,7 @@ def test_a_global_pool_and_a_head_end_a_group() -> None:
 def test_more_shards_than_rows_are_none() -> None:
     graph = graph_of(nn.Conv2d(1, 1, 3), image(1, 1, 5, 4))
     assert {(way.kind, way.degree) for way in shardings(graph, whole(graph), [2, 3, 4])} == {
-        ("rows", 2), ("rows", 3), ("columns", 2),
+        ("rows", 2), ("rows", 3), ("columns", 2), ("tiles", 4),
     }  # fmt: skip
 
 
@@ -138,7 +138,9 @@ def test_every_result_is_shared_by_all_shards_or_none() -> None:
     way = one(graph, 4, "rows")
     assert [tuple(size for _, size in part.sent) for part in way.parts] == [(72, 16)] * 4
     # The smaller result has four rows and four columns only.
-    assert not shardings(graph, whole(graph), [5, 8])
+    assert {(way.kind, way.degree) for way in shardings(graph, whole(graph), [5, 8])} == {
+        ("tiles", 8)
+    }
 
 
 def test_memory_is_weights_and_what_is_live() -> None:
@@ -171,3 +173,30 @@ def test_a_branch_is_an_op_that_is_not_split() -> None:
     cond = next(op for op in graph.ops if op.kind == "cond")
     assert dict(cond.arguments)["1"] == "true_graph_0"
     assert shardings(graph, whole(graph), [2]) == ()
+
+
+def test_tiles_have_halos_at_their_inner_edges_only() -> None:
+    graph = graph_of(
+        nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 2, 3, padding=1)),
+        image(1, 1, 8, 10),
+    )
+    way = one(graph, 4, "tiles")
+    # Each of 4 x 5: of the first convolution one more row and column, of the image two.
+    assert [dict(part.sent) for part in way.parts] == [{"conv2d_1": 4 * 5 * 2 * 4}] * 4
+    assert [dict(part.received)["input"] for part in way.parts] == [6 * 7 * 4] * 4
+    for part in way.parts:
+        assert dict(part.work) == pytest.approx({"conv2d": 5 * 6 / 80, "conv2d_1": 4 * 5 / 80})
+
+
+def test_tiles_share_odd_sizes_as_evenly_as_can_be() -> None:
+    graph = graph_of(nn.Conv2d(1, 1, 1), image(1, 1, 7, 9))
+    sizes = {
+        way.degree: [size // 4 for part in way.parts for _, size in part.sent]
+        for way in shardings(graph, whole(graph), [4, 6, 9])
+        if way.kind == "tiles"
+    }
+    assert sizes == {
+        4: [3 * 4, 3 * 5, 4 * 4, 4 * 5],
+        6: [2 * 4, 2 * 5, 2 * 4, 2 * 5, 3 * 4, 3 * 5],
+        9: [2 * 3, 2 * 3, 2 * 3, 2 * 3, 2 * 3, 2 * 3, 3 * 3, 3 * 3, 3 * 3],
+    }

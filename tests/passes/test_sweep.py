@@ -9,9 +9,8 @@ import torch
 from shardable import Mlp, MobileBlock, Residual, graph_of, vgg
 from torch import nn
 
-from slicewise.passes.joint.traffic import pieces
 from slicewise.passes.shards import sharding, shardings, sweep
-from slicewise.passes.shards.measure import bytes_of
+from slicewise.passes.shards.boxes import WHOLE, bytes_of, pieces
 from slicewise.passes.shards.parts import Part
 from tests.passes.test_groups import timed
 
@@ -58,11 +57,11 @@ def test_every_run_is_split_as_if_it_were_the_only_one(name: str) -> None:
                 tensor: bytes_of(found.tensor[tensor], parts) for tensor, parts in received.items()
             }
             assert dict(part.sent).keys() == sent.keys()
-    told = {(way.start, way.along.dim, bool(way.along.summed), way.degree): way for way in ways}
+    told = {(way.start, way.along.key, way.degree): way for way in ways}
     missed = []
     for start in range(len(names)):
         for other in shardings(found, names[start:], [2, 3]):
-            key = (start, other.along.dim, bool(other.along.summed), other.degree)
+            key = (start, other.along.key, other.degree)
             least = max(
                 sum(found.op[n].time * share for n, share in part.work) for part in other.parts
             )
@@ -72,10 +71,14 @@ def test_every_run_is_split_as_if_it_were_the_only_one(name: str) -> None:
 
 
 def test_shards_send_each_other_what_overlaps() -> None:
-    rows = [Part(2, 0, 4), Part(2, 4, 7), Part(2, 7, 11)]
-    assert pieces(rows, (Part(2, 3, 8),)) == [
-        (0, Part(2, 3, 4)), (1, Part(2, 4, 7)), (2, Part(2, 7, 8)),
+    rows = [(Part(2, 0, 4),), (Part(2, 4, 7),), (Part(2, 7, 11),)]
+    assert pieces(rows, [(Part(2, 3, 8),)]) == [
+        (0, (Part(2, 3, 4),)), (1, (Part(2, 4, 7),)), (2, (Part(2, 7, 8),)),
     ]  # fmt: skip
-    assert pieces(rows, None) == list(enumerate(rows))
-    columns = Part(3, 1, 5)
-    assert pieces(rows, (columns,)) == [(maker, columns) for maker in range(3)]
+    assert pieces(rows, [WHOLE]) == list(enumerate(rows))
+    columns = (Part(3, 1, 5),)
+    assert pieces(rows, [columns]) == [(maker, own + columns) for maker, own in enumerate(rows)]
+    tiles = [(a, b) for a in (Part(2, 0, 4), Part(2, 4, 7)) for b in (Part(3, 0, 2), Part(3, 2, 6))]
+    assert pieces(tiles, [(Part(2, 3, 7), Part(3, 1, 2))]) == [
+        (0, (Part(2, 3, 4), Part(3, 1, 2))), (2, (Part(2, 4, 7), Part(3, 1, 2))),
+    ]  # fmt: skip

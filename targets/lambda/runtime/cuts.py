@@ -1,6 +1,6 @@
 """Cuts: the parts of a request's tensors that shards read, cut out where the request arrives.
 
-So each shard is sent its own rows, not all of them. No numpy here, see wire.py.
+So each shard is sent its own rows or tile, not all of them. No numpy here, see wire.py.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ def _raw(name: str, record: Record, store: Store) -> bytes | memoryview:
 
 
 def _part(cut: Mapping[str, Any], record: Record, raw: bytes | memoryview) -> Record:
-    """The indices from "start" to "end" along "dim", as a record with its bytes."""
-    dim, shape = cut["dim"], record["shape"]
-    index_bytes = math.prod(shape[dim + 1 :]) * ITEM_BYTES[record["dtype"]]
-    begin, end = cut["start"] * index_bytes, cut["end"] * index_bytes
-    view, step = memoryview(raw), shape[dim] * index_bytes
-    part = b"".join(
-        [view[at + begin : at + end] for at in range(0, len(view), step)] if step else []
-    )
+    """What lies in all ranges (dimension, first index, the one after the last), with its bytes."""
+    shape = list(record["shape"])
+    for dim, first, last in cut["ranges"]:
+        index_bytes = math.prod(shape[dim + 1 :]) * ITEM_BYTES[record["dtype"]]
+        begin, end, step = first * index_bytes, last * index_bytes, shape[dim] * index_bytes
+        view = memoryview(raw)
+        raw = b"".join(
+            [view[at + begin : at + end] for at in range(0, len(view), step)] if step else []
+        )
+        shape[dim] = last - first
     described = {
         "tensor": cut["tensor"],
         "dtype": record["dtype"],
-        "shape": [*shape[:dim], cut["end"] - cut["start"], *shape[dim + 1 :]],
-        "bytes": len(part),
-        "sha256": hashlib.sha256(part).hexdigest(),
+        "shape": shape,
+        "bytes": len(raw),
+        "sha256": hashlib.sha256(raw).hexdigest(),
     }
-    return inline(described, part)
+    return inline(described, raw)

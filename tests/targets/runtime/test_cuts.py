@@ -38,16 +38,17 @@ def test_a_part_is_what_numpy_cuts(data: st.DataObject) -> None:
     dtypes = st.sampled_from(["float32", "int64", "bool", "uint8", "float16"])
     shapes = arrays_of.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
     array = data.draw(arrays_of.arrays(data.draw(dtypes), shapes))
-    dim = data.draw(st.integers(0, array.ndim - 1))
-    ends = st.integers(0, array.shape[dim])
-    start, end = sorted((data.draw(ends), data.draw(ends)))
+    indices, ranges = [slice(None)] * array.ndim, []
+    for dim in sorted(data.draw(st.sets(st.integers(0, array.ndim - 1), min_size=1, max_size=2))):
+        ends = st.integers(0, array.shape[dim])
+        start, end = sorted((data.draw(ends), data.draw(ends)))
+        indices[dim] = slice(start, end)
+        ranges.append([dim, start, end])
     held = {"x": wire.inline(record(array), arrays.to_bytes(array, str(array.dtype)))}
 
-    cuts.cut_inputs(
-        held, [{"tensor": "p", "source": "x", "dim": dim, "start": start, "end": end}], Objects(b"")
-    )
+    cuts.cut_inputs(held, [{"tensor": "p", "source": "x", "ranges": ranges}], Objects(b""))
 
-    wanted = array[(*(slice(None),) * dim, slice(start, end))]
+    wanted = array[tuple(indices)]
     wire.check_record("p", held["p"])
     raw = wire.decode_inline("p", held["p"])
     wire.check_bytes("p", held["p"], raw)
@@ -58,8 +59,7 @@ def test_a_part_is_what_numpy_cuts(data: st.DataObject) -> None:
 def test_an_object_is_read_once_and_checked() -> None:
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
     parts = [
-        {"tensor": f"p{row}", "source": "x", "dim": 0, "start": row, "end": row + 1}
-        for row in range(3)
+        {"tensor": f"p{row}", "source": "x", "ranges": [[0, row, row + 1]]} for row in range(3)
     ]
     stored = {**record(array), "s3": "requests/r/x", "etag": "e"}
     held = {"x": stored}

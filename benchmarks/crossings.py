@@ -37,7 +37,7 @@ def edges_of(
     Sending and receiving are in the traces. What a call takes beyond the slice's own work and an empty
     call is shared out between the message and the reply by the bytes that are inline.
     """
-    share = model.share(model.caller_memory_mb)
+    share = model.steady_share(model.caller_memory_mb)
     empty = model.call.wait_ms / np.exp(model.call.sigma**2 / 2)
     empty += model.call.cpu_ms / share + model.handle.cpu_ms
     inline, send, receive, extra = {}, {}, {}, {}

@@ -5,8 +5,8 @@
 Every function has the memory that just holds the whole model. All CPU shares are scaled down alike, so
 that `--at-once` slices and the coordinator together take no more than `--cores` of this machine's two;
 the rest is for the platform and the client. The times are those of a machine whose vCPUs are slower by
-`scale`, and the profile says so, so that the plans are made for it. The network is emulated and is not
-scaled: the slower the vCPUs, the more there is to gain.
+`scale`, and the profile says so, and that nothing is encrypted on the way, so that the plans are made
+for it. The network is emulated and is not scaled: the slower the vCPUs, the more there is to gain.
 
 Rows: `single`, the whole model in one function; `sequential`, the plan of the least latency of slices
 one after the other; `everywhere`, Gillis' rule (ICDCS 2021) by our own search and execution: `--at-once`
@@ -66,6 +66,9 @@ schema = 1
 package_mb_max = 10240
 [cpu]
 mb_per_vcpu = {vcpu}
+[payload]  # the profile's without its 0.7 for TLS
+caller_send_cpu_ns = 2.1
+caller_receive_cpu_ns = 0.7
 """
 
 

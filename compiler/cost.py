@@ -8,7 +8,10 @@ waits for the first byte once.
 A share of a vCPU is a quota per period of the scheduler (CFS bandwidth control; on Lambda 20 ms). A
 function that has waited has a whole quota left, and computes at full speed until it is used up:
 
-    elapsed = cpu + max(0, cpu - share * period) * (1 / share - 1)
+    elapsed = cpu + (1 + resume) * max(0, cpu - share * period) * (1 / share - 1)
+
+What is multiplied are the pauses. After each a function goes on with cold caches, which takes `resume`
+of the pause.
 
 All CPU of a slice's call is one such burst, and so is all that the caller does for it between two calls.
 
@@ -113,7 +116,7 @@ class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice. A first call finds no environment: `starts` (of the ways to
     pack, the usual one first), `imports`, and `load_ns` per byte of weights. Shares of a vCPU are quotas
-    per `period_ms`. `transition` passes between two functions that a state machine calls,
+    per `period_ms`, and pauses cost `resume_factor` of their time more. `transition` passes between two functions that a state machine calls,
     `transition_usd` is a state's.
     """
 
@@ -130,12 +133,18 @@ class CostModel:
     request_usd: float
     transports: tuple[Transport, ...]
     period_ms: float = 0.0
+    resume_factor: float = 0.0
     transition: Step = field(default_factory=lambda: Step())
     transition_usd: float = 0.0
 
     def share(self, memory_mb: int) -> float:
         """vCPUs that one thread gets: more memory than one full vCPU's speeds up no thread."""
         return min(1.0, memory_mb / self.mb_per_vcpu)
+
+    def steady_share(self, memory_mb: int) -> float:
+        """vCPUs that a burst gets beyond its first quota: less than its share by what pauses cost."""
+        pauses = 1.0 / self.share(memory_mb) - 1.0
+        return 1.0 / (1.0 + (1.0 + self.resume_factor) * pauses)
 
     def speed(self, memory_mb: int, parallel: float) -> float:
         """How much faster than on one vCPU a slice computes, of whose time the part `parallel` scales
@@ -148,8 +157,8 @@ class CostModel:
 
     def elapsed(self, cpu_ms: float, memory_mb: int) -> float:
         """What a burst of one thread's CPU takes in a function of this size, ms."""
-        share = self.share(memory_mb)
-        return cpu_ms + max(0.0, cpu_ms - share * self.period_ms) * (1.0 / share - 1.0)
+        beyond = max(0.0, cpu_ms - self.share(memory_mb) * self.period_ms)
+        return cpu_ms + beyond * (1.0 / self.steady_share(memory_mb) - 1.0)
 
     def gb_ms_usd(self, memory_mb: int) -> float:
         """US dollars per millisecond of a function of this size."""

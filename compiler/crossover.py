@@ -62,7 +62,7 @@ def line(
 
 
 def _worker(model: CostModel, memory_mb: int, waits: float) -> tuple[float, float]:
-    return model.share(memory_mb), model.gb_ms_usd(memory_mb) + waits
+    return model.steady_share(memory_mb), model.gb_ms_usd(memory_mb) + waits
 
 
 def envelope(

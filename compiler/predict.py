@@ -147,7 +147,7 @@ def _together(
         list(found),
         {part.name: [maker[t] for t in part.inputs if t in maker] for part in slices},
         found,
-        share=model.share(model.caller_memory_mb),
+        share=model.steady_share(model.caller_memory_mb),
         most=most or len(slices),
     )
     return statistics.fmean(drawn), statistics.pvariance(drawn)

@@ -148,7 +148,7 @@ def _beats(model: CostModel, one: Transport, other: Transport, size: int) -> boo
     """
     if one.message_bytes is not None and size > one.message_bytes // _SMALL:
         return False  # there may be no room for it
-    slow = model.share(min(CALLER_MB))
+    slow = model.steady_share(min(CALLER_MB))
 
     def beats(in_slice: str, in_caller: str) -> bool:
         mine, theirs = one.step(in_slice), other.step(in_slice)

@@ -1,10 +1,11 @@
 """The cheapest way through the pairs: dynamic programming over states, memory sizes chosen per slice.
 
 A slice of memory m waits w ms and computes x ms at one vCPU. Up to one vCPU (M MB), and if x is more
-than its quota m P / M of one period P, it takes w + x M / m - P (1 - m / M) (see `slicewise.cost`) and
-costs q m per ms, and the caller costs c per ms all the while. For a price of time a and of money b
+than its quota m P / M of one period P, it takes w + x + (1 + r) (x - m P / M) (M / m - 1) (see
+`slicewise.cost`) and costs q m per ms, and the caller costs c per ms all the while. With X = (1 + r) x
+and P for (1 + r) P, for a price of time a and of money b
 
-    (a + b c + b q m) (w - P + x M / m + m P / M)
+    (a + b c + b q m) (w - r x - P + X M / m + m P / M)
 
 is least where its derivative is zero, a cubic in 1 / m with one positive root; more memory than makes x
 the quota gains nothing. So there is no grid. Above one vCPU only whole ones are worth looking at, for a
@@ -193,23 +194,27 @@ class Search:
         """`CostModel.elapsed` of many bursts."""
         share = np.minimum(memory / self.model.mb_per_vcpu, 1.0)
         quota = share * self.model.period_ms
-        found: Array = cpu + np.maximum(0.0, cpu - quota) * (1.0 / share - 1.0)
+        pauses = np.maximum(0.0, cpu - quota) * (1.0 / share - 1.0)
+        found: Array = cpu + (1.0 + self.model.resume_factor) * pauses
         return found
 
     def _ideal(self, found: _Columns, per_ms: float, per_mb_ms: float) -> Array:
         """The best memory of slices up to one vCPU, MB, whatever they need."""
         whole, period = self.model.mb_per_vcpu, self.model.period_ms
-        work, quotas = found.cpu + found.compute, found.count * period
+        resume = 1.0 + self.model.resume_factor
+        own = found.cpu + found.compute
+        work, quotas = resume * own, resume * found.count * period
         # x = 1 / m solves x**3 + p x + q = 0; q <= 0, so the positive root is the last one.
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = per_mb_ms * (found.all_wait - quotas) + per_ms * period / whole
+            waits = found.all_wait - (work - own) * found.count - quotas
+            p = per_mb_ms * waits + per_ms * resume * period / whole
             p = -p / (work * per_ms * whole)
             q = -2 * per_mb_ms * quotas / (per_ms * whole**2 * work)
             x = np.sqrt(np.maximum(-p, 0.0)) + np.cbrt(-q)
             x = np.where(p > 0, np.minimum(x, -q / p), x)
             for _ in range(NEWTON):  # from above, where the cubic is convex: never past the root
                 x = x - (x**3 + p * x + q) / (3 * x**2 + p)
-            enough = work * whole / period if period else np.inf
+            enough = own * whole / period if period else np.inf
             ideal: Array = np.fmin(np.fmin(1 / x, enough), whole)  # x is nan where all is equal
         return np.where(work > 0, ideal, 0.0)
 

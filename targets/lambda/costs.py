@@ -30,6 +30,7 @@ def cost_model(profile: Profile, payload_bytes: int) -> CostModel:
     return CostModel(
         mb_per_vcpu=profile.cpu.mb_per_vcpu,
         period_ms=profile.cpu.period_ms,
+        resume_factor=profile.cpu.resume_factor,
         memory_mb_min=profile.limits.memory_mb_min,
         memory_mb_max=profile.limits.memory_mb_max,
         caller_memory_mb=profile.coordinator.memory_mb,

@@ -2,7 +2,7 @@
 
 The figure is the one that the local platform measures: what the kernel cannot take back. A function
 loads, receives, computes and sends, and what the computation took stays with ONNX Runtime, but what
-was received is let go before anything is sent, but for some MB that the C library keeps:
+was received is let go before anything is sent, but for blocks that the C library keeps:
 
     runtime + S3 client + copied weights + max(loading, receiving, computing, sending)
 
@@ -48,7 +48,7 @@ def estimate(
     within = known.receive_payload_factor * received_inline
     receiving = within + known.receive_s3_factor * received_s3
     activations = graph.peak_activation_bytes(part.ops)
-    computing = activations + min(within, known.kept_mb * MB)
+    computing = activations + known.kept_factor * received_inline
     computing += min(known.arena_gap_factor * (activations - received), known.arena_gap_mb * MB)
     sending = computing - received
     sending += known.send_payload_factor * sent_inline + known.send_s3_factor * sent_s3

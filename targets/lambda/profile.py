@@ -69,10 +69,13 @@ class LimitsPart(_Part):
 
 
 class CpuPart(_Part):
-    """CPU share = memory / mb_per_vcpu, as a quota of every period of the scheduler."""
+    """CPU share = memory / mb_per_vcpu, as a quota of every period of the scheduler; what pauses take
+    more than their time, as a share of it.
+    """
 
     mb_per_vcpu: PositiveInt
     period_ms: PositiveFloat
+    resume_factor: NonNegativeFloat
 
 
 class NetworkPart(_Part):
@@ -98,7 +101,7 @@ class EstimatePart(_Part):
     weight_factor: PositiveFloat
     arena_gap_factor: PositiveFloat
     arena_gap_mb: PositiveFloat
-    kept_mb: PositiveFloat
+    kept_factor: PositiveFloat
     receive_payload_factor: PositiveFloat
     receive_s3_factor: PositiveFloat
     send_payload_factor: PositiveFloat

@@ -59,6 +59,15 @@ def test_half_a_vcpu_takes_twice_as_long_but_for_its_first_quota_and_waits_no_lo
     assert found.receive_ms == 20
 
 
+def test_pauses_take_longer_than_they_last() -> None:
+    """For the caches are cold after each."""
+    model = replace(MODEL, mb_per_vcpu=2000, caller_memory_mb=2000, period_ms=20, resume_factor=0.1)
+
+    assert model.elapsed(100.0, 1000) == pytest.approx(100 + 90 * 1.1)
+    assert model.elapsed(10.0, 1000) == 10  # no pause
+    assert model.elapsed(100.0, 2000) == 100
+
+
 @settings(max_examples=60)
 @given(share=st.floats(0.05, 1.0), steps=st.lists(st.floats(0.0, 80.0), min_size=3, max_size=3))
 def test_a_burst_takes_what_the_scheduler_gives_it(share: float, steps: list[float]) -> None:

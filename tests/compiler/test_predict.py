@@ -98,7 +98,7 @@ def test_slices_of_one_stage_take_as_long_as_the_slowest_and_its_callers_part() 
     assert one_by_one.latency_ms is not None and beside.latency_ms is not None
     # b and d run beside c, whose call waits for that of b and is delayed by the caller's share.
     saved = sum(part.call_ms + part.billed_ms for part in one_by_one.slices if part.name in "bd")
-    expected = saved - 2 / model.share(model.caller_memory_mb)
+    expected = saved - 2 / model.steady_share(model.caller_memory_mb)
     assert one_by_one.latency_ms - beside.latency_ms == pytest.approx(expected, rel=1e-4)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slicewise.cost import CostModel, Imports, Moved, Start, Step, Transport, entry_time, slice_time
 from slicewise.errors import InfeasibleError
-from slicewise.graph import OpGraph, Weight
+from slicewise.graph import Op, OpGraph, Tensor, Weight
 from slicewise.limits import MB, Limits, Overheads
 from slicewise.passes.joint.optimise import Optimiser
 from slicewise.passes.joint.problem import CALLER_MB
@@ -184,3 +184,45 @@ def test_the_best_plan_is_that_of_the_oracle(graph: OpGraph, cap: int, prices: P
         assert expected == float("inf")
         return
     assert best.value == pytest.approx(expected, rel=1e-6)
+
+
+@given(
+    st.floats(1.0, 400.0),
+    st.sampled_from(PRICES),
+    st.sampled_from([0.0, 5.0, 20.0]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+)
+@settings(max_examples=60)
+def test_the_memory_is_the_best_where_pauses_take_longer(
+    compute_ms: float, prices: Prices, period_ms: float, resume: float
+) -> None:
+    """One slice, of any size: what the formula finds is what trying all of them finds."""
+    model = replace(MODEL, period_ms=period_ms, resume_factor=resume)
+    graph = OpGraph(
+        name="g",
+        ops=(Op(name="a", kind="k", inputs=("x",), outputs=("y",), time=compute_ms),),
+        tensors=(
+            Tensor(name="x", producer="@input", bytes=KB, max_bytes=KB),
+            Tensor(name="y", producer="a", bytes=KB, max_bytes=KB),
+        ),
+        inputs=("x",),
+        outputs=("y",),
+    )
+    limits = Limits(memory_mb=2000)
+    found = Optimiser(
+        graph, limits, overheads=Overheads(memory_bytes=MB), model=model, transports=("payload",),
+        parallel=0.7,
+    )  # fmt: skip
+    best = found.best(prices)
+
+    moved = [Moved(transport="payload", bytes=KB)]
+    tried = []
+    for caller in CALLERS:
+        called = replace(model, caller_memory_mb=caller)
+        entry = entry_time(called, moved, moved)
+        for memory in range(model.memory_mb_min, 2001):
+            one = slice_time(called, memory, compute_ms, moved, moved, parallel=0.7)
+            ms = one.total_ms + entry.total_ms
+            usd = one.usd + entry.usd + one.total_ms * called.gb_ms_usd(caller)
+            tried.append(prices.ms * ms + prices.usd * usd)
+    assert best.value == pytest.approx(min(tried), rel=1e-9)

@@ -23,4 +23,4 @@ def give_back(from_bytes: int) -> None:
         library = ctypes.CDLL(None)
         library.malloc_trim(0)
         library.mallopt(_M_MMAP_THRESHOLD, from_bytes)
-        library.mallopt(_M_TRIM_THRESHOLD, from_bytes)
+        library.mallopt(_M_TRIM_THRESHOLD, 2 * from_bytes)  # a message and what is made of it

@@ -7,7 +7,8 @@ A stage is no barrier. A slice waits for the slices that make its tensors and fo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any
 
 Part = Mapping[str, Any]  # of a slice: "name" and "inputs", the names of the tensors that it reads
@@ -29,34 +30,45 @@ def run(
     When one fails, no other starts; its error is raised when those that have started have ended.
     Raises `RuntimeError` when slices are left that wait for tensors nobody makes.
     """
-    waiting = list(parts)
-    running: dict[Future[Any], Part] = {}
+    lacks = {place: list(part["inputs"]) for place, part in enumerate(parts)}  # of those not started
+    running: dict[Future[Any], int] = {}
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
     failed: Exception | None = None
     while True:
         if failed is None:
-            ready = [part for part in waiting if all(name in held for name in part["inputs"])]
-            for part in ready[: most - len(running)]:
-                waiting.remove(part)
+            ready = [place for place, names in lacks.items() if _are_there(names, held)]
+            for place in ready[: most - len(running)]:
+                del lacks[place]
                 alone = len(ready) == 1 and not running
                 try:
-                    running[start(part, alone)] = part
+                    future = start(parts[place], alone)
                 except Exception as error:  # others have started, and must end first
                     failed = error
                     break
+                running[future] = place
+                future.add_done_callback(ended.put)
         if not running:
             break
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in sorted(done, key=lambda each: parts.index(running[each])):
-            part = running.pop(future)
+        done = [ended.get()]
+        while not ended.empty():
+            done.append(ended.get())
+        for future in sorted(done, key=running.__getitem__):
             try:
-                finish(part, future.result())
+                finish(parts[running.pop(future)], future.result())
             except Exception as error:
                 failed = failed or error
     if failed is not None:
         raise failed
-    if waiting:
-        missing = sorted({name for part in waiting for name in part["inputs"] if name not in held})
+    if lacks:
+        missing = sorted({name for names in lacks.values() for name in names if name not in held})
         raise RuntimeError(f"no slice made {', '.join(missing)}; compile the model again")
+
+
+def _are_there(names: list[str], held: Collection[str]) -> bool:
+    """Whether all names are held; those that are leave the list."""
+    while names and names[-1] in held:
+        names.pop()
+    return not names
 
 
 def at_once(call: Callable[[], Any]) -> Future[Any]:

@@ -116,8 +116,8 @@ class CostModel:
     """Speeds and prices of a target. `call` is what each call waits in vain and costs the caller in
     CPU, `handle` what it costs the slice. A first call finds no environment: `starts` (of the ways to
     pack, the usual one first), `imports`, and `load_ns` per byte of weights. Shares of a vCPU are quotas
-    per `period_ms`, and pauses cost `resume_factor` of their time more. `transition` passes between two functions that a state machine calls,
-    `transition_usd` is a state's.
+    per `period_ms`, and pauses cost `resume_factor` of their time more. `transition` passes between two
+    functions that a state machine calls, `transition_usd` is a state's.
     """
 
     mb_per_vcpu: int

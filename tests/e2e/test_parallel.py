@@ -226,7 +226,7 @@ def test_groups_under_every_orchestration(
     overheads = work.target.overheads(work.rule)
     found = all_choices(work, "latency", None, overheads, shards=True)
     kinds = {sharding.kind for sharding in found.choices[0].shardings}
-    assert kinds <= ({"time", "tokens"} if build is recurrent else {"rows", "columns"})
+    assert kinds <= ({"time", "tokens"} if build is recurrent else {"tiles"})
     assert kinds
     made = carried_out(work, found, found.choices[0], overheads)
     assert made is not None

@@ -13,12 +13,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slicewise import targets
+from slicewise.cost import Step
 from slicewise.errors import InfeasibleError, LimitsError, TargetError
 from slicewise.limits import MB, Limits
 from slicewise.target import Sent
 
 target: Any = targets.load("lambda")
 MODEL = target.cost_model(target.resolve_limits(None))
+# By the default profile the payload is faster for all that it holds; not where reading it takes so long.
+SLOW = replace(
+    MODEL,
+    transports=tuple(
+        replace(way, receive=Step(cpu_ns=40.0)) if way.name == "payload" else way
+        for way in MODEL.transports
+    ),
+)
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
@@ -144,11 +153,11 @@ def test_small_functions_pass_less_inline() -> None:
 
     def most(memory_mb: int) -> int:
         sent = message({"x": 1000}, sender_mb=memory_mb, reader_mb=memory_mb)
-        choices: Any = target.choose_transports(sent, rule, MODEL)["x"].choices
+        choices: Any = target.choose_transports(sent, rule, SLOW)["x"].choices
         return int(choices[0][1])
 
     assert most(128) < most(256) < most(512) < most(1769)
-    assert most(1769) == most(3008) == 4_717_438  # the most that it may be
+    assert most(1769) == most(3008) <= 4_717_438  # the most that it may be
 
 
 def test_s3express_takes_over_early_where_it_is_allowed() -> None:
@@ -165,7 +174,7 @@ def test_dear_milliseconds_are_not_dear_requests() -> None:
     rule = target.transport_rule(target.resolve_limits(None), None)
     small = message({"x": 1000}, sender_mb=128, reader_mb=128)
     by_ms, by_usd = (
-        target.choose_transports(small, rule, MODEL, weight)["x"].choices[0][1]
+        target.choose_transports(small, rule, SLOW, weight)["x"].choices[0][1]
         for weight in (0.0, 1e12)
     )
 

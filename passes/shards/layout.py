@@ -16,9 +16,7 @@ from slicewise.passes.shards.rules import read_boxes, steps
 from slicewise.passes.shards.sums import summed
 
 Boxes = tuple[Box, ...]  # disjoint, along the same dimensions
-Steps = tuple[
-    Step, ...
-]  # along each dimension of a box; none of what is done as the unsharded model does
+Steps = tuple[Step, ...]  # one along each dimension of a box; none: as the unsharded model does it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

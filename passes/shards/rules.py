@@ -10,15 +10,7 @@ from dataclasses import replace
 from slicewise.graph import Op, OpGraph
 from slicewise.passes.shards import moves
 from slicewise.passes.shards.boxes import Box, box
-from slicewise.passes.shards.parts import (
-    Part,
-    Place,
-    Shape,
-    Step,
-    base,
-    references,
-    shape_of,
-)
+from slicewise.passes.shards.parts import Part, Place, Shape, Step, base, references, shape_of
 from slicewise.passes.shards.products import (
     ATTENTION,
     MATRICES,

@@ -26,14 +26,14 @@ def resnet50() -> nn.Module:
         (vgg16, (224, 224), 2),
         (vgg16, (229, 251), 3),
         (vgg16, (224, 224), 4),
-        (vgg16, (253, 225), 8),
+        (vgg16, (253, 225), 6),
         (wide_resnet50, (224, 224), 2),
         (wide_resnet50, (224, 224), 4),
         (resnet50, (223, 191), 3),
         (resnet50, (257, 224), 8),
     ],
 )
-def test_images_by_rows(
+def test_images_by_rows_and_tiles(
     build: Callable[[], nn.Module], size: tuple[int, int], degree: int, tmp_path: Any
 ) -> None:
     torch.manual_seed(0)
@@ -42,10 +42,13 @@ def test_images_by_rows(
     kinds = [op.kind for op in core.graph.ops]
     last = next(i for i, kind in enumerate(kinds) if kind.startswith(("aten.mean", "aten.view")))
     group = [op.name for op in core.graph.ops[:last]]
-    (way,) = [w for w in shardings(core.graph, group, [degree]) if w.kind == "rows"]
+    ways = {way.kind: way for way in shardings(core.graph, group, [degree])}
     wanted = run(core.converted.program, inputs)
-    close(run(sharded(core, [way]), inputs), wanted)
-    close(run_onnx(sharded(core, [way]), inputs, tmp_path), wanted)
+    assert ("tiles" in ways) == (degree in (4, 6, 8))
+    for kind in {"rows", "tiles"}.intersection(ways):
+        (tmp_path / kind).mkdir()
+        close(run(sharded(core, [ways[kind]]), inputs), wanted)
+        close(run_onnx(sharded(core, [ways[kind]]), inputs, tmp_path / kind), wanted)
 
 
 def blocks(core: Core, degree: int) -> list[Sharding]:

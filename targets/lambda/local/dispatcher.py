@@ -311,7 +311,7 @@ class Dispatcher:
                 instance = idle.pop()
             with contextlib.suppress(InstanceExited, DeadlinePassed):
                 instance.api.wait_until_ready(time.monotonic() + function.timeout_s)
-                if instance.alive:
+                if instance.alive and not instance.is_tight:
                     return instance
             self._journal.add_log(function.name, instance.read_log())
             self._discard(instance)

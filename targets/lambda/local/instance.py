@@ -73,6 +73,7 @@ class Instance:
         self._log = os.open(self._log_path, os.O_RDWR)
         self._log_read = 0
         self.killed_for_memory = False
+        self.is_tight = False  # an injected fault lowered its limit: no other call may meet that
         self._ended = False
         self._exit_code: int | None = None
         self._closed = False
@@ -161,6 +162,7 @@ class Instance:
         with self._sampling, contextlib.suppress(OSError):
             if self._process and not self._closed:
                 if kind == "out of memory":
+                    self.is_tight = True
                     self._confinement.tighten(self.meter.sample())
                 else:
                     signal.pidfd_send_signal(self._process.pidfd, signal.SIGKILL)

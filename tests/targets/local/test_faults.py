@@ -116,10 +116,19 @@ def test_no_instance_gets_memory_beyond_what_it_holds(
     platform: Any, call: Callable[..., Any]
 ) -> None:
     assert isinstance(call(allocate=50_000_000), int)  # so much would fit
-    platform.faults.arm(Fault(kind="out of memory", times=1))
+    platform.faults.arm(Fault(kind="out of memory", times=2))
 
     assert isinstance(call(sleep=0.2), int)  # it holds what it needs
-    assert call(allocate=50_000_000)["errorType"] == "Runtime.OutOfMemory"
+    assert call(sleep=0.2, allocate=50_000_000)["errorType"] == "Runtime.OutOfMemory"
+    assert isinstance(call(allocate=50_000_000), int)
+
+
+def test_an_instance_that_a_lower_limit_spared_gets_no_other_call(
+    platform: Any, call: Callable[..., Any]
+) -> None:
+    platform.faults.arm(Fault(kind="out of memory", times=1))
+
+    assert isinstance(call(sleep=0.2), int)
     assert isinstance(call(allocate=50_000_000), int)
 
 

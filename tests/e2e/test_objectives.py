@@ -78,9 +78,8 @@ def test_the_plan_serves_and_says_what_it_takes(
 
 
 def test_cost_buys_time(model: nn.Module) -> None:
-    x = torch.randn(
-        1, 3, 448, 448
-    )  # small images take less than the quota that each call begins with
+    # Small images take less than the quota that each call begins with.
+    x = torch.randn(1, 3, 448, 448)
     limits = replace(LIMITS, max_parallel=1)
     plans = slicewise.frontier(model, (x,), limits=limits, points=4, measure_times=False)
 

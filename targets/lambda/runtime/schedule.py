@@ -30,9 +30,8 @@ def run(
     When one fails, no other starts; its error is raised when those that have started have ended.
     Raises `RuntimeError` when slices are left that wait for tensors nobody makes.
     """
-    lacks = {
-        place: list(part["inputs"]) for place, part in enumerate(parts)
-    }  # of those not started
+    # By place, of those not started.
+    lacks = {place: list(part["inputs"]) for place, part in enumerate(parts)}
     running: dict[Future[Any], int] = {}
     ended: SimpleQueue[Future[Any]] = SimpleQueue()
     failed: Exception | None = None
